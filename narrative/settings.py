@@ -1,0 +1,50 @@
+"""Settings that every process shares, and the base of each process's own settings class.
+
+A process builds its one settings object in ``__main__.py`` and hands it down; nothing else reads the environment.
+Variables are named ``NARRATIVE_<PROCESS>__<FIELD>``, those shared by all ``NARRATIVE_<FIELD>``.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_cache_path, user_data_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+APP = "colorized-narrative"
+
+
+class CommonSettings(BaseSettings):
+    """Shared by every process of the ensemble."""
+
+    model_config = SettingsConfigDict(env_prefix="NARRATIVE_", extra="ignore")
+
+    models_dir: Path = Field(
+        default_factory=lambda: user_cache_path(APP) / "models", description="Folder that holds pulled weights."
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path(APP), description="Folder for stories, the job database and logs."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log.")
+    log_format: Literal["console", "json"] = Field("console", description="Lines for people, or JSON for machines.")
+    otlp_endpoint: str = Field(
+        "", description="OTLP gRPC endpoint for traces, for example http://localhost:4317; empty turns tracing off."
+    )
+
+
+class ServiceSettings(BaseSettings):
+    """Base of the settings of every gRPC service; a subclass sets ``env_prefix``."""
+
+    model_config = SettingsConfigDict(env_prefix="NARRATIVE_SERVICE__", extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of the Prometheus metrics; 0 turns them off.")
+    max_workers: int = Field(1, ge=1, description="Calls that work at the same time.")
+    max_queue: int = Field(32, ge=0, description="Calls that may wait for a worker; one more gets RESOURCE_EXHAUSTED.")
+    max_deadline_s: float = Field(3600.0, gt=0, description="Longest a call may take, in seconds.")
+    drain_s: float = Field(30.0, ge=0, description="Seconds that running calls get to finish after SIGTERM.")
+    max_connection_age_s: float = Field(
+        300.0, gt=0, description="Seconds after which a client must reconnect, and so finds new replicas."
+    )
+    common: CommonSettings = Field(default_factory=CommonSettings, exclude=True)

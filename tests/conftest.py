@@ -1,0 +1,34 @@
+"""Markers come from the path: a test under tests/integration is an integration test."""
+
+from pathlib import Path
+
+import pytest
+
+from narrative.catalogue import Catalogue
+from narrative.settings import CommonSettings
+from narrative.weights import pull
+
+SPEECH = Path(__file__).parent / "data" / "speech"
+KINDS = ("unit", "integration", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for kind in KINDS:
+            if kind in item.path.parts:
+                item.add_marker(kind)
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """Folder of test recordings; see its README."""
+    return SPEECH
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """Models folder with everything the embedded profile needs, pulled where it was not there yet."""
+    catalogue, folder = Catalogue(), CommonSettings().models_dir
+    for entry in catalogue.for_profile("embedded"):
+        pull(catalogue, entry, folder)
+    return folder
