@@ -1,0 +1,123 @@
+"""A REST client of the gateway: what the commands speak."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from httpx_sse import connect_sse
+
+from narrative.cli.supervisor import running_ensemble, state_file
+from narrative.errors import NarrativeError, ServiceUnavailable
+from narrative.settings import CommonSettings
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+RECONNECTS = 10
+
+
+class ApiError(NarrativeError):
+    """The gateway answered with a problem document."""
+
+    title = "Refused by the gateway"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event of a narrative."""
+
+    type: str
+    data: dict[str, Any]
+
+
+class Client:
+    """Speaks to one gateway.
+
+    Args:
+        url: base URL of the gateway.
+        api_key: sent as a bearer token; empty for none.
+    """
+
+    def __init__(self, url: str, api_key: str = "") -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        # No read timeout: a synchronous transcription of a long recording answers when it is done.
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10.0, read=None))
+        self.url = url
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """Sends a request.
+
+        Raises:
+            ApiError: the gateway refused; the message is the problem's detail.
+            ServiceUnavailable: nobody answers at the URL.
+        """
+        try:
+            response = self._http.request(method, path, **kwargs)
+        except httpx.ConnectError as error:
+            raise ServiceUnavailable(
+                f"no gateway answers at {self.url}; start the ensemble with `narrate up` or name another with --url"
+            ) from error
+        except httpx.HTTPError as error:
+            raise ServiceUnavailable(f"{self.url}: {error}") from error
+        if response.is_error:
+            raise ApiError(_detail(response))
+        return response
+
+    def create_narrative(self, audio: Path, options: dict[str, Any], idempotency_key: str = "") -> dict[str, Any]:
+        """Uploads a recording, streamed from disk, and returns the narrative's first state."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        with audio.open("rb") as file:
+            response = self.request(
+                "POST",
+                "/v1/narratives",
+                files={"file": (audio.name, file)},
+                data={"options": json.dumps(options)},
+                headers=headers,
+            )
+        narrative: dict[str, Any] = response.json()
+        return narrative
+
+    def events(self, narrative_id: str) -> Iterator[Event]:
+        """Events of a narrative until it has finished; a lost connection is taken up where it broke."""
+        last_id = ""
+        failures = 0
+        while True:
+            headers = {"Last-Event-ID": last_id} if last_id else {}
+            try:
+                with connect_sse(self._http, "GET", f"/v1/narratives/{narrative_id}/events", headers=headers) as source:
+                    if source.response.is_error:
+                        source.response.read()
+                        raise ApiError(_detail(source.response))
+                    for message in source.iter_sse():
+                        failures = 0
+                        last_id = message.id or last_id
+                        yield Event(message.event, message.json() if message.data else {})
+                        if message.event == "finished":
+                            return
+            except httpx.HTTPError as error:
+                failures += 1
+                if failures > RECONNECTS:
+                    raise ServiceUnavailable(f"lost the gateway at {self.url}: {error}") from error
+
+
+def open_client(url: str | None, api_key: str) -> Client:
+    """A client of ``url``, else of the ensemble that runs on this machine, else of the default address."""
+    if not url:
+        state = running_ensemble(state_file(CommonSettings().data_dir))
+        url = str(state["url"]) if state else DEFAULT_URL
+    return Client(url, api_key)
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        problem = response.json()
+        return str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}"

@@ -1,0 +1,57 @@
+"""`narrate config`: every setting of every process, its value and what it means."""
+
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+from pydantic_settings import BaseSettings
+from rich.table import Table
+
+from narrative.cli.console import err, out
+from narrative.errors import NotFound
+from narrative.settings import CommonSettings
+
+ENTRY_POINTS = "narrative.settings"
+
+
+def config(
+    process: Annotated[str, typer.Argument(help="Show one process only, for example diffusion.")] = "",
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Show only settings that differ from the default.")
+    ] = False,
+) -> None:
+    """Show the settings in force: environment variable, value, default and meaning.
+
+    Each process registers its settings class as an entry point, so that this command imports no service by name.
+    """
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    known = ["common", *sorted(points)]
+    if process and process not in known:
+        raise NotFound(f"no process {process!r}; there are {', '.join(known)}")
+    for name in [process] if process else known:
+        try:
+            settings = CommonSettings if name == "common" else points[name].load()
+        except ImportError as error:
+            err.print(f"[yellow]{name} is not installed here:[/] {error}")
+            continue
+        table = settings_table(name, settings, changed)
+        if table.row_count:
+            out.print(table)
+
+
+def settings_table(name: str, settings: type[BaseSettings], changed: bool) -> Table:
+    """A table of one settings class."""
+    table = Table("variable", "value", "meaning", title=name, title_justify="left", expand=True)
+    prefix = settings.model_config.get("env_prefix", "")
+    values = settings()
+    for field_name, field in settings.model_fields.items():
+        if field.exclude:
+            continue
+        value = getattr(values, field_name)
+        is_default = value == field.get_default(call_default_factory=True, validated_data={})
+        if changed and is_default:
+            continue
+        shown = "•••" if value and "secret" in str(field.annotation).lower() else str(value)
+        variable = f"{prefix}{field_name}".upper()
+        table.add_row(variable, shown if is_default else f"[bold]{shown}[/]", field.description or "")
+    return table

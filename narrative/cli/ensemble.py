@@ -1,0 +1,168 @@
+"""`narrate up`, `down` and `status`: the ensemble on this machine."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from narrative.catalogue import Catalogue
+from narrative.cli.console import err, out
+from narrative.cli.models import pull_all
+from narrative.cli.supervisor import Supervisor, running_ensemble, state_file, stop_ensemble
+from narrative.errors import NarrativeError, ServiceUnavailable
+from narrative.profiles import load_profile
+from narrative.settings import CommonSettings
+
+READY_TIMEOUT_S = 180.0
+COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
+
+Port = Annotated[int, typer.Option(help="Port of the gateway; 0 for a free one.")]
+ProfileName = Annotated[str, typer.Option(help="Profile to run.")]
+
+
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when everything is ready.")] = False,
+    port: Port = 8080,
+    profile: ProfileName = "embedded",
+) -> None:
+    """Start the ensemble on this machine and wait until it is ready; Ctrl-C stops it."""
+    if detach:
+        _detached(port, profile)
+    else:
+        asyncio.run(_foreground(port, profile))
+
+
+def down() -> None:
+    """Stop the ensemble that runs on this machine."""
+    with err.status("stopping"):
+        stopped = stop_ensemble(state_file(CommonSettings().data_dir))
+    err.print("stopped" if stopped else "nothing was running")
+
+
+def status() -> None:
+    """Show whether an ensemble runs on this machine, and where."""
+    state = running_ensemble(state_file(CommonSettings().data_dir))
+    if state is None:
+        err.print("no ensemble runs here; start one with `narrate up`")
+        raise typer.Exit(1)
+    out.print(f"{'ready' if state['ready'] else 'starting'} at {state['url']}", highlight=False)
+    processes = state["processes"]
+    assert isinstance(processes, dict)
+    for name, pid in processes.items():
+        out.print(f"  {name:<12} pid {pid}", highlight=False)
+
+
+@asynccontextmanager
+async def ensemble(port: int, profile_name: str, *, show_logs: bool) -> AsyncIterator[Supervisor]:
+    """Runs a profile for as long as the block lasts; ready when the block begins, gone when it ends.
+
+    Args:
+        port: port of the gateway; 0 for a free one.
+        show_logs: print what the processes write once they are ready.
+    """
+    profile = load_profile(profile_name)
+    pull_all(Catalogue().for_profile(profile_name))
+    colour = dict(zip(profile.processes, COLOURS, strict=False))
+    showing = False
+
+    def on_line(name: str, line: str) -> None:
+        if showing:
+            err.print(Text.assemble((f"{name:<12}", colour.get(name, "bold")), " ", line))
+
+    supervisor = Supervisor(profile, CommonSettings().data_dir, port, on_line)
+    watching: asyncio.Task[None] | None = None
+    try:
+        await supervisor.start()
+        await _show_start(supervisor)
+        showing = show_logs
+        watching = asyncio.create_task(supervisor.watch())
+        yield supervisor
+    finally:
+        if watching is not None:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+        await supervisor.stop()
+
+
+async def _foreground(port: int, profile: str) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    main_task = asyncio.current_task()
+    assert main_task is not None
+    started = False
+
+    def stop() -> None:
+        stopping.set()
+        if not started:
+            main_task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        async with ensemble(port, profile, show_logs=True) as supervisor:
+            started = True
+            err.print(
+                f"[bold green]ready[/] at [bold]{supervisor.url}[/]  (API at {supervisor.url}/docs, Ctrl-C stops)"
+            )
+            await stopping.wait()
+            err.print("stopping")
+    except asyncio.CancelledError:
+        if not stopping.is_set():
+            raise
+        err.print("stopped before it was ready")
+        raise typer.Exit(130) from None
+
+
+def _detached(port: int, profile: str) -> None:
+    settings = CommonSettings()
+    pull_all(Catalogue().for_profile(profile))
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    log = settings.data_dir / "logs" / "supervisor.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "narrative.cli.main", "up", "--port", str(port), "--profile", profile]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    with err.status("starting the ensemble"):
+        deadline = time.monotonic() + READY_TIMEOUT_S + 10
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise NarrativeError(f"the ensemble did not start:\n{log.read_text(errors='replace')[-3000:]}")
+            state = running_ensemble(state_file(settings.data_dir))
+            if state is not None and state["supervisor"] == process.pid and state["ready"]:
+                out.print(str(state["url"]), highlight=False)
+                return
+            time.sleep(0.1)
+    process.terminate()
+    raise ServiceUnavailable(f"not ready after {READY_TIMEOUT_S:.0f} s; see {log}")
+
+
+async def _show_start(supervisor: Supervisor) -> None:
+    def table() -> Table:
+        rows = Table.grid(padding=(0, 2))
+        for managed in supervisor.processes:
+            mark = "[green]✓[/]" if managed.ready else "[yellow]…[/]"
+            rows.add_row(mark, managed.name, "ready" if managed.ready else "starting")
+        return rows
+
+    waiting = asyncio.create_task(supervisor.wait_ready(READY_TIMEOUT_S))
+    try:
+        with Live(table(), console=err, transient=True, refresh_per_second=8) as live:
+            while not waiting.done():
+                live.update(table())
+                await asyncio.wait({waiting}, timeout=0.2)
+        await waiting
+    finally:
+        waiting.cancel()

@@ -1,0 +1,39 @@
+"""`narrate`: turn speech into an illustrated story from the command line."""
+
+import sys
+
+import typer
+
+from narrative.cli import config, ensemble, models, picture, story, transcribe
+from narrative.cli.console import err
+from narrative.errors import NarrativeError
+
+app = typer.Typer(
+    help="Speech goes in; an illustrated story comes out, on your own machine.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up")(ensemble.up)
+app.command("down")(ensemble.down)
+app.command("status")(ensemble.status)
+app.command("story")(story.story)
+app.command("transcribe")(transcribe.transcribe)
+app.command("picture")(picture.picture)
+app.command("config")(config.config)
+app.add_typer(models.app, name="models", help="Fetch, list and check model weights.")
+
+
+def main() -> None:
+    """Runs the command line; an error meant for people becomes one line, not a traceback."""
+    try:
+        app()
+    except NarrativeError as error:
+        err.print(f"[bold red]{error.title}:[/] {error.message}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

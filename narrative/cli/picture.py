@@ -1,0 +1,46 @@
+"""`narrate picture`: a picture from a prompt."""
+
+import base64
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from narrative.cli.client import open_client
+from narrative.cli.console import ApiKey, Url, err, out
+
+
+def picture(
+    prompt: Annotated[str, typer.Argument(help="What to draw, in English.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write; several pictures get numbers.")] = Path(
+        "picture.png"
+    ),
+    number: Annotated[int, typer.Option("-n", min=1, max=8, help="How many pictures.")] = 1,
+    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, for the same picture again.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels; the model's default where empty.")] = "",
+    model: Annotated[str, typer.Option(help="Model to draw with; see `narrate models list`.")] = "",
+    url: Url = None,
+    api_key: ApiKey = "",
+) -> None:
+    """Draw a picture from a prompt; the settings are kept in the PNG."""
+    wanted: dict[str, Any] = {
+        "prompt": prompt,
+        "n": number,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "size": size,
+        "model": model,
+        "response_format": "b64_json",
+    }
+    body = {key: value for key, value in wanted.items() if value not in ("", None)}
+    with open_client(url, api_key) as client, err.status("drawing"):
+        answer = client.request("POST", "/v1/images/generations", json=body).json()
+    for index, image in enumerate(answer["data"]):
+        path = output if number == 1 else output.with_stem(f"{output.stem}-{index}")
+        path.write_bytes(base64.b64decode(image["b64_json"]))
+        out.print(str(path), highlight=False, soft_wrap=True)

@@ -1,0 +1,165 @@
+"""`narrate story`: a recording becomes a story, with live progress."""
+
+import asyncio
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from narrative.cli.client import ApiError, Client, open_client
+from narrative.cli.console import ApiKey, Url, err, out
+from narrative.cli.ensemble import ensemble
+from narrative.errors import InvalidParameter
+
+Recording = Annotated[Path, typer.Argument(help="Audio or video file: wav, flac, mp3, m4a, ogg, webm, mp4, mkv.")]
+
+
+def story(
+    file: Recording,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for the story.", show_default="./stories/FILE")
+    ] = None,
+    language: Annotated[str, typer.Option(help="ISO 639-1 code of the language spoken; detected by default.")] = "",
+    speakers: Annotated[int | None, typer.Option(min=1, help="Number of speakers; estimated by default.")] = None,
+    style: Annotated[str, typer.Option(help="Style of the pictures; chosen from what was said by default.")] = "",
+    images: Annotated[int, typer.Option(min=1, max=8, help="Pictures for each speaker.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, for the same pictures again.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
+    translation: Annotated[str, typer.Option(help="Translation engine, for example gloss or whisper.")] = "",
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Show what was heard, what was mended and what was seen.")
+    ] = False,
+    start: Annotated[bool, typer.Option("--up", help="Start the ensemble for this one story.")] = False,
+    url: Url = None,
+    api_key: ApiKey = "",
+) -> None:
+    """Turn a recording into an illustrated story: story.json, story.html and a PNG for every picture."""
+    if not file.is_file():
+        raise InvalidParameter(f"{file}: no such file")
+    options: dict[str, Any] = {
+        "language": language,
+        "num_speakers": speakers,
+        "style": style,
+        "num_images": images,
+        "seed": seed,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "translation_engine": translation,
+    }
+    chosen = {key: value for key, value in options.items() if value not in ("", None)}
+    folder = output or Path("stories") / file.stem
+    if start:
+        asyncio.run(_with_ensemble(file, folder, chosen, stages, api_key))
+    else:
+        with open_client(url, api_key) as client:
+            make_story(client, file, folder, chosen, stages)
+
+
+async def _with_ensemble(file: Path, folder: Path, options: dict[str, Any], stages: bool, api_key: str) -> None:
+    async with ensemble(0, "embedded", show_logs=False) as supervisor:
+        with Client(supervisor.url, api_key) as client:
+            await asyncio.to_thread(make_story, client, file, folder, options, stages)
+
+
+def make_story(client: Client, file: Path, folder: Path, options: dict[str, Any], stages: bool) -> None:
+    """Sends a recording, follows its progress, and writes the story; Ctrl-C cancels the job."""
+    with err.status(f"sending {file.name}"):
+        narrative = client.create_narrative(file, options)
+    narrative_id = narrative["id"]
+    try:
+        follow(client, narrative_id)
+    except KeyboardInterrupt:
+        client.request("POST", f"/v1/narratives/{narrative_id}/cancel")
+        err.print("cancelled")
+        raise
+    write_story(client, narrative_id, folder)
+    told = json.loads((folder / "story.json").read_text(encoding="utf-8"))
+    if stages:
+        show_stages(told)
+    else:
+        show_summary(told)
+    out.print(f"story: {folder / 'story.html'}", highlight=False, soft_wrap=True)
+
+
+def follow(client: Client, narrative_id: str) -> None:
+    """Shows progress until a narrative has finished.
+
+    Raises:
+        ApiError: it failed or was cancelled; says why.
+    """
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err) if err.is_terminal else nullcontext() as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(name: str, fraction: float, note: str = "") -> None:
+            if progress is None:
+                if note:
+                    err.print(note, highlight=False)
+                return
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=1.0)
+            progress.update(bars[name], completed=fraction, description=f"{name} {note}".strip())
+
+        for event in client.events(narrative_id):
+            data = event.data
+            if event.type == "stage":
+                show(data["stage"], data["fraction"])
+            elif event.type == "transcript":
+                show("transcription", 1.0, f"{len(data['segments'])} segments")
+            elif event.type == "scene":
+                show(data["speaker"], 0.2, data["scene"]["scene"])
+            elif event.type == "image_step":
+                show(data["speaker"], 0.2 + 0.8 * data["step"] / max(1, data["num_steps"]))
+            elif event.type == "image":
+                show(data["speaker"], 1.0, f"picture {data['index']}")
+            elif event.type == "finished" and data["status"] != "succeeded":
+                problem = data.get("error") or {}
+                raise ApiError(problem.get("detail", data["status"]))
+
+
+def write_story(client: Client, narrative_id: str, folder: Path) -> None:
+    """Writes story.json, story.html and the pictures into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = f"/v1/narratives/{narrative_id}"
+    told = client.request("GET", f"{base}/story.json").json()
+    for speaker in told["speakers"]:
+        for image in speaker["images"]:
+            name = f"{image['index']}.png"
+            (folder / name).write_bytes(client.request("GET", f"{base}/images/{image['index']}").content)
+            image["file"] = name
+    (folder / "story.json").write_text(json.dumps(told, ensure_ascii=False, indent=2), encoding="utf-8")
+    (folder / "story.html").write_bytes(client.request("GET", f"{base}/story.html").content)
+
+
+def show_summary(told: dict[str, Any]) -> None:
+    """Who said what, and what was drawn, in a few lines."""
+    table = Table("speaker", "said", "drawn", expand=True)
+    for speaker in told["speakers"]:
+        table.add_row(speaker["speaker"], speaker["text"], speaker["prompt"])
+    out.print(table)
+
+
+def show_stages(told: dict[str, Any]) -> None:
+    """The three stages one under the other: segments as heard, as mended, and the scenes of the speakers."""
+    for title, key in (("Segments", "text"), ("Normalised", "normalized_text")):
+        table = Table("start", "end", "speaker", "text", title=title, title_justify="left", expand=True)
+        for segment in told["segments"]:
+            times = (f"{segment['start_s']:.2f}", f"{segment['end_s']:.2f}")
+            table.add_row(*times, segment["speaker"], segment.get(key, ""))
+        out.print(table)
+    for speaker in told["speakers"]:
+        table = Table(title=speaker["speaker"], title_justify="left", show_header=False, expand=True)
+        for key in ("text", "scene", "details", "style", "visual_prompt", "prompt"):
+            value = speaker.get(key, "")
+            table.add_row(key, ", ".join(value) if isinstance(value, list) else value)
+        out.print(table)

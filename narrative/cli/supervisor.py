@@ -1,0 +1,272 @@
+"""Runs the processes of a profile on this machine: start, wait until ready, restart what dies, stop in order."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from narrative.errors import Conflict, ServiceUnavailable
+from narrative.profiles import ProcessSpec, Profile
+
+STOP_TIMEOUT_S = 40.0
+RESTART_DELAY_S = 1.0
+LOG_TAIL_LINES = 15
+
+LineSink = Callable[[str, str], None]
+
+
+@dataclass
+class Managed:
+    """One process under supervision."""
+
+    name: str
+    spec: ProcessSpec
+    port: int
+    log: Path
+    process: asyncio.subprocess.Process | None = None
+    ready: bool = False
+    restarts: int = 0
+    reader: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Supervisor:
+    """Starts every process of a profile and keeps it running until told to stop.
+
+    Args:
+        profile: what to run.
+        data_dir: where logs and the state file go.
+        gateway_port: port of the gateway; 0 for a free one. All other ports are free ones.
+        on_line: called with (process, line) for every line a process writes.
+    """
+
+    def __init__(
+        self, profile: Profile, data_dir: Path, gateway_port: int, on_line: LineSink = lambda _name, _line: None
+    ) -> None:
+        self._profile = profile
+        self._state_file = state_file(data_dir)
+        self._on_line = on_line
+        self._stopping = False
+        ports = {name: free_port() for name in profile.processes}
+        if gateway_port:
+            ports["gateway"] = gateway_port
+        logs = data_dir / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self.processes = [
+            Managed(name, spec, ports[name], logs / f"{name}.log") for name, spec in profile.processes.items()
+        ]
+        # What the user set wins over the profile.
+        self._environment = profile.environment_for(ports) | dict(os.environ)
+        self._environment |= {managed.spec.port: str(managed.port) for managed in self.processes}
+        self._environment["PYTHONUNBUFFERED"] = "1"
+        self.url = f"http://127.0.0.1:{ports['gateway']}"
+
+    async def start(self) -> None:
+        """Starts all processes.
+
+        Raises:
+            Conflict: an ensemble runs already, or the gateway's port is taken.
+        """
+        if (running := running_ensemble(self._state_file)) is not None:
+            raise Conflict(f"an ensemble runs already at {running['url']}; stop it with `narrate down`")
+        gateway = next(managed for managed in self.processes if managed.name == "gateway")
+        if not port_is_free(gateway.port):
+            raise Conflict(f"port {gateway.port} is taken; choose another with --port, or --port 0 for a free one")
+        for managed in self.processes:
+            managed.log.unlink(missing_ok=True)
+            await self._spawn(managed)
+        self._write_state(ready=False)
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Waits until every process says that it is ready; ``Managed.ready`` follows meanwhile.
+
+        Raises:
+            ServiceUnavailable: one exited or was not ready in time; the message ends with its last log lines.
+        """
+        deadline = time.monotonic() + timeout_s
+        pending = list(self.processes)
+        while pending:
+            for managed in pending:
+                assert managed.process is not None
+                if managed.process.returncode is not None:
+                    raise ServiceUnavailable(
+                        f"{managed.name} exited with status {managed.process.returncode}:\n{log_tail(managed.log)}"
+                    )
+                managed.ready = await is_ready(managed.spec, managed.port)
+            pending = [managed for managed in pending if not managed.ready]
+            if pending and time.monotonic() > deadline:
+                names = ", ".join(managed.name for managed in pending)
+                raise ServiceUnavailable(f"not ready after {timeout_s:.0f} s: {names}\n{log_tail(pending[0].log)}")
+            if pending:
+                await asyncio.sleep(0.1)
+        self._write_state(ready=True)
+
+    async def watch(self) -> None:
+        """Restarts processes that exit, until cancelled."""
+        while True:
+            running = {asyncio.create_task(m.process.wait()): m for m in self.processes if m.process is not None}
+            try:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in running:
+                    task.cancel()
+            for task in done:
+                managed = running[task]
+                managed.restarts += 1
+                self._on_line("supervisor", f"{managed.name} exited with status {task.result()}; starting it again")
+                await asyncio.sleep(min(30.0, RESTART_DELAY_S * 2 ** min(5, managed.restarts - 1)))
+                await self._spawn(managed)
+            self._write_state(ready=True)
+
+    async def stop(self) -> None:
+        """Stops all processes, the gateway first, and removes the state file."""
+        self._stopping = True
+        for managed in reversed(self.processes):
+            if managed.process is not None and managed.process.returncode is None:
+                managed.process.terminate()
+                if managed.name == "gateway":  # It drains while the services are still there.
+                    await self._wait_or_kill(managed)
+        await asyncio.gather(*(self._wait_or_kill(managed) for managed in self.processes))
+        self._state_file.unlink(missing_ok=True)
+
+    async def _wait_or_kill(self, managed: Managed) -> None:
+        if managed.process is None:
+            return
+        try:
+            await asyncio.wait_for(managed.process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            managed.process.kill()
+            await managed.process.wait()
+        if managed.reader is not None:
+            await managed.reader
+
+    async def _spawn(self, managed: Managed) -> None:
+        managed.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            managed.spec.module,
+            env=self._environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            # Ctrl-C must reach the supervisor alone: it stops the others in order.
+            start_new_session=True,
+        )
+        managed.reader = asyncio.create_task(self._read(managed, managed.process))
+
+    async def _read(self, managed: Managed, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        with managed.log.open("ab") as log:
+            while chunk := await process.stdout.readline():
+                log.write(chunk)
+                log.flush()
+                self._on_line(managed.name, chunk.decode(errors="replace").rstrip())
+
+    def _write_state(self, *, ready: bool) -> None:
+        pids = {m.name: m.process.pid for m in self.processes if m.process is not None}
+        state = {"url": self.url, "ready": ready, "supervisor": os.getpid(), "processes": pids}
+        temporary = self._state_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(state))
+        temporary.replace(self._state_file)
+
+
+def state_file(data_dir: Path) -> Path:
+    """Where a running ensemble says who and where it is."""
+    return data_dir / "ensemble.json"
+
+
+def running_ensemble(path: Path) -> dict[str, object] | None:
+    """The state of the ensemble that runs on this machine, or None."""
+    try:
+        state: dict[str, object] = json.loads(path.read_text())
+        os.kill(int(str(state["supervisor"])), 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return state
+
+
+def stop_ensemble(path: Path, timeout_s: float = 2 * STOP_TIMEOUT_S) -> bool:
+    """Stops the ensemble of a state file, also one whose supervisor was killed.
+
+    Returns:
+        Whether anything ran.
+    """
+    try:
+        state = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    supervised = running_ensemble(path) is not None
+    pids = [state["supervisor"]] if supervised else [pid for pid in state["processes"].values() if _is_ours(pid)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + timeout_s
+    while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    path.unlink(missing_ok=True)
+    return bool(pids)
+
+
+async def is_ready(spec: ProcessSpec, port: int) -> bool:
+    """Asks a process for its health."""
+    if spec.health == "http":
+        async with httpx.AsyncClient(timeout=2.0) as client:
+            try:
+                return (await client.get(f"http://127.0.0.1:{port}{spec.path}")).status_code == httpx.codes.OK
+            except httpx.HTTPError:
+                return False
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_free(port: int) -> bool:
+    """Whether nobody listens on a port of the loopback address."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """The last lines of a log file."""
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat")
+        # A zombie answers to signals, but has ended.
+        return not status.exists() or status.read_text().rsplit(")", 1)[-1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process id still belongs to a process of the ensemble and not to a newer stranger."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return _is_alive(pid)
+    return b"services." in command or b"gateway" in command
