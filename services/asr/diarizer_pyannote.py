@@ -1,0 +1,67 @@
+"""The production diarizer: a pyannote.audio pipeline from a local folder."""
+
+import os
+import threading
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+
+from narrative.catalogue import Catalogue
+from narrative.errors import Cancelled, OutOfMemory, WeightsError
+from services.asr.engine import SAMPLE_RATE_HZ, Audio, ModelInfo, Span, SpeakerBounds, Turn
+from services.asr.settings import AsrSettings
+
+
+class PyannoteDiarizer:
+    """Runs ``pyannote.audio`` without its telemetry; the recording is in memory once, as float32, while it runs."""
+
+    def __init__(self, settings: AsrSettings) -> None:
+        self._settings = settings
+        self.info = ModelInfo(settings.pyannote_pipeline, "diarization", "pyannote", is_default=True)
+
+    def load(self) -> None:
+        # Read when the library is imported, so it must be set before.
+        os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
+        try:
+            from pyannote.audio import Pipeline
+        except ImportError as error:
+            raise WeightsError(
+                "the pyannote diarizer needs pyannote.audio: pip install 'colorized-narrative[pyannote]'"
+            ) from error
+        folder = Catalogue().resolve(self._settings.pyannote_pipeline, self._settings.common.models_dir)
+        try:
+            pipeline = Pipeline.from_pretrained(folder)
+        except Exception as error:
+            raise WeightsError(f"{folder} is not a pyannote pipeline: {error}") from error
+        if pipeline is None:
+            raise WeightsError(f"{folder} is not a pyannote pipeline")
+        self._pipeline: Any = pipeline.to(torch.device(self._settings.device))
+
+    def close(self) -> None:
+        del self._pipeline
+
+    def diarize(
+        self, audio: Audio, speech: Sequence[Span], bounds: SpeakerBounds, cancelled: threading.Event
+    ) -> Generator[float, None, list[Turn]]:
+        yield 0.0
+        waveform = torch.from_numpy(audio.read(0, audio.samples))[None]
+
+        def stop_if_cancelled(*_: object, **__: object) -> None:
+            if cancelled.is_set():
+                raise Cancelled("the caller gave up while the speakers were being told apart")
+
+        try:
+            output = self._pipeline(
+                {"waveform": waveform, "sample_rate": SAMPLE_RATE_HZ},
+                hook=stop_if_cancelled,
+                min_speakers=bounds.least,
+                max_speakers=bounds.most,
+            )
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory("the device has no room to tell the speakers apart now", retry_after_s=5.0) from error
+        # Where people talk at once, the exclusive form gives every moment to one of them, as words need it.
+        tracks = output.exclusive_speaker_diarization.itertracks(yield_label=True)
+        turns = [Turn(float(segment.start), float(segment.end), str(label)) for segment, _, label in tracks]
+        # The detector heard speech that the pipeline gave to nobody: better one unknown speaker than lost words.
+        return turns or [Turn(span.start / SAMPLE_RATE_HZ, span.end / SAMPLE_RATE_HZ, "unknown") for span in speech]

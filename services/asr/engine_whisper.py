@@ -1,0 +1,206 @@
+"""The real engine: decode, find speech, tell speakers apart, transcribe window by window."""
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from narrative.catalogue import Catalogue
+from narrative.errors import Cancelled, NoSpeech
+from services.asr.decode import DecodeLimits, decode
+from services.asr.engine import (
+    SAMPLE_RATE_HZ,
+    Diarizer,
+    Event,
+    ModelInfo,
+    Progress,
+    Segment,
+    Span,
+    Summary,
+    TranscribeOptions,
+    Turn,
+    Word,
+)
+from services.asr.options import check_model, check_options, speaker_bounds
+from services.asr.recording import Recording
+from services.asr.settings import AsrSettings
+from services.asr.speakers import SpeakerNames, Window, cut_at_speaker_changes, plan_windows
+from services.asr.vad import VoiceActivityDetector
+from services.asr.whisper import Utterance, Whisper
+
+T = TypeVar("T")
+
+# Share of a call after which each stage ends; transcription takes by far the longest.
+_DECODED, _SPEECH_FOUND, _DIARIZED = 0.05, 0.1, 0.25
+_SILENCE_PEAK = 10 ** (-60 / 20)
+_WINDOW_S = 30.0
+
+
+class WhisperEngine:
+    """faster-whisper and a diarizer of one's choice."""
+
+    def __init__(self, settings: AsrSettings, diarizer: Diarizer) -> None:
+        self._settings = settings
+        self._diarizer = diarizer
+        self._vad = VoiceActivityDetector()
+        self._models: dict[str, Whisper] = {}
+        self._infos: list[ModelInfo] = []
+        self._limits = DecodeLimits(
+            settings.max_duration_s, settings.min_sample_rate_hz, settings.max_sample_rate_hz, settings.max_channels
+        )
+
+    def load(self) -> None:
+        settings = self._settings
+        catalogue = Catalogue()
+        licences = {entry.id: entry.licence for entry in catalogue}
+        for model in settings.models:
+            folder = catalogue.resolve(model, settings.common.models_dir)
+            name = model if model in licences else folder.name
+            self._models[name] = whisper = Whisper(
+                folder,
+                device=settings.device,
+                compute_type=settings.compute_type,
+                cpu_threads=settings.cpu_threads,
+                workers=settings.max_workers,
+                beam_size=settings.beam_size,
+                min_context_s=settings.min_context_s,
+            )
+            info = ModelInfo(
+                name,
+                "transcription",
+                "faster-whisper",
+                licences.get(model, ""),
+                tuple(whisper.languages),
+                is_default=not self._infos,
+            )
+            self._infos.append(info)
+        self._vad.load()
+        self._diarizer.load()
+
+    def close(self) -> None:
+        self._models.clear()
+        self._infos.clear()
+        self._diarizer.close()
+
+    def models(self) -> Sequence[ModelInfo]:
+        return [*self._infos, self._diarizer.info]
+
+    def check(self, options: TranscribeOptions) -> None:
+        check_model(options.model, self._models)
+        check_options(options, self._models, self._whisper(options)[1].languages)
+
+    def transcribe(self, path: Path, options: TranscribeOptions, cancelled: threading.Event) -> Iterator[Event]:
+        self.check(options)
+        name = options.filename or "the recording"
+        with Recording(self._settings.scratch_dir) as recording:
+            decoding = decode(path, options.filename, recording, self._limits, cancelled)
+            yield from _stage("decoding", 0.0, _DECODED, decoding)
+            if recording.peak < _SILENCE_PEAK:
+                raise NoSpeech(f"{name} is silent; send a recording of somebody who speaks")
+            finding = self._vad.find(recording, cancelled)
+            speech = yield from _stage("speech detection", _DECODED, _SPEECH_FOUND, finding)
+            if not speech:
+                raise NoSpeech(f"nobody speaks in {name}")
+            turns = yield from self._turns(recording, speech, options, cancelled)
+            yield from self._transcribe(recording, turns, options, cancelled)
+
+    def _whisper(self, options: TranscribeOptions) -> tuple[str, Whisper]:
+        name = options.model or next(iter(self._models))
+        return name, self._models[name]
+
+    def _turns(
+        self, recording: Recording, speech: Sequence[Span], options: TranscribeOptions, cancelled: threading.Event
+    ) -> Generator[Event, None, list[Turn]]:
+        bounds = speaker_bounds(options, self._settings.max_speakers)
+        if bounds.most == 1:
+            return [Turn(span.start / SAMPLE_RATE_HZ, span.end / SAMPLE_RATE_HZ, "") for span in speech]
+        diarizing = self._diarizer.diarize(recording, speech, bounds, cancelled)
+        return (yield from _stage("diarization", _SPEECH_FOUND, _DIARIZED, diarizing))
+
+    def _transcribe(
+        self, recording: Recording, turns: Sequence[Turn], options: TranscribeOptions, cancelled: threading.Event
+    ) -> Iterator[Event]:
+        model, whisper = self._whisper(options)
+        # A translation belongs to a window as a whole, so such a window must not hold two speakers either.
+        one_speaker = not options.language or options.translate_to_english
+        windows = plan_windows(turns, recording.duration_s, one_speaker=one_speaker, max_s=_WINDOW_S)
+        names = SpeakerNames()
+        spoken_s: dict[str, dict[str, float]] = {}  # By speaker and language.
+        next_id = 0
+        for window in windows:
+            yield Progress("transcription", _DIARIZED + (1 - _DIARIZED) * window.start_s / recording.duration_s)
+            if cancelled.is_set():
+                raise Cancelled("the caller gave up while the recording was being transcribed")
+            spoken_before = spoken_s.get(window.turns[0].speaker, {})
+            heard = whisper.transcribe(
+                recording.read(round(window.start_s * SAMPLE_RATE_HZ), round(window.end_s * SAMPLE_RATE_HZ)),
+                language=options.language,
+                likely_language=_longest(spoken_before),
+                temperature=options.temperature,
+                translate=options.translate_to_english,
+            )
+            utterances = heard.utterances
+            if options.translate_to_english and utterances:
+                utterances = (_join(utterances),)
+            for label, words, confidence in _pieces(utterances, window):
+                segment = Segment(
+                    next_id,
+                    names[label],
+                    words[0].start_s,
+                    words[-1].end_s,
+                    "".join(word.text for word in words).strip(),
+                    heard.language,
+                    confidence,
+                    tuple(_stripped(word) for word in words) if options.word_timestamps else (),
+                    heard.english,
+                )
+                next_id += 1
+                spoken = spoken_s.setdefault(label, {})
+                spoken[heard.language] = spoken.get(heard.language, 0.0) + segment.end_s - segment.start_s
+                yield segment
+        if not next_id:
+            raise NoSpeech(f"there are sounds like speech in {options.filename or 'the recording'}, but no words")
+        yield Progress("transcription", 1.0)
+        total_s: dict[str, float] = {}
+        for spoken in spoken_s.values():
+            for language, duration_s in spoken.items():
+                total_s[language] = total_s.get(language, 0.0) + duration_s
+        yield Summary(recording.duration_s, names.in_order(), _longest(total_s), model, self._diarizer.info.id)
+
+
+def _stage(name: str, begin: float, end: float, work: Generator[float, None, T]) -> Generator[Event, None, T]:
+    """Runs a stage: the shares it yields become progress of the whole call."""
+    yield Progress(name, begin)
+    while True:
+        try:
+            share = next(work)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        yield Progress(name, begin + (end - begin) * share)
+
+
+def _longest(spoken_s: dict[str, float]) -> str:
+    return max(spoken_s, key=lambda language: spoken_s[language], default="")
+
+
+def _pieces(utterances: Sequence[Utterance], window: Window) -> Iterator[tuple[str, list[Word], float]]:
+    """Utterances of a window cut at speaker changes, with times counted from the start of the recording."""
+    for utterance in utterances:
+        words = [_shifted(word, window) for word in utterance.words]
+        for speaker, run in cut_at_speaker_changes(words, window.turns):
+            yield speaker, run, utterance.confidence
+
+
+def _shifted(word: Word, window: Window) -> Word:
+    start_s = min(window.start_s + word.start_s, window.end_s)
+    return Word(word.text, start_s, min(max(start_s, window.start_s + word.end_s), window.end_s), word.probability)
+
+
+def _stripped(word: Word) -> Word:
+    return Word(word.text.strip(), word.start_s, word.end_s, word.probability)
+
+
+def _join(utterances: Sequence[Utterance]) -> Utterance:
+    words = tuple(word for utterance in utterances for word in utterance.words)
+    confidence = sum(utterance.confidence * len(utterance.words) for utterance in utterances) / len(words)
+    return Utterance(words, confidence)

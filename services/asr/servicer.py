@@ -1,0 +1,112 @@
+"""AsrService: protobuf to dataclasses and back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import fields
+from typing import Any
+
+import grpc
+
+from narrative.errors import InvalidParameter
+from narrative.runtime.executor import BoundedExecutor
+from narrative.v1 import asr_pb2, asr_pb2_grpc, common_pb2
+from services.asr.engine import AsrEngine, Event, ModelInfo, Progress, Segment, TranscribeOptions
+from services.asr.settings import AsrSettings
+from services.asr.upload import Upload
+
+_TASKS = {
+    "transcription": common_pb2.TASK_TRANSCRIPTION,
+    "diarization": common_pb2.TASK_DIARIZATION,
+}
+
+
+class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
+    """Takes the upload in on the event loop and leaves the work to a bounded executor."""
+
+    def __init__(self, engine: AsrEngine, settings: AsrSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._executor = BoundedExecutor("asr", settings.max_workers, settings.max_queue)
+
+    async def Transcribe(
+        self,
+        request_iterator: AsyncIterator[asr_pb2.TranscribeRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[asr_pb2.TranscribeResponse]:
+        options = None
+        with Upload(self._settings.scratch_dir, self._settings.max_upload_bytes) as upload:
+            async for request in request_iterator:
+                kind = request.WhichOneof("payload")
+                if options is None:
+                    if kind != "options":
+                        raise InvalidParameter("the first message must carry the options", field="options")
+                    options = _options(request.options)
+                    self._engine.check(options)
+                elif kind == "chunk":
+                    upload.append(request.chunk)
+                else:
+                    raise InvalidParameter(
+                        "every message after the first must carry a chunk of the file", field="chunk"
+                    )
+            if options is None:
+                raise InvalidParameter("no message came; the first must carry the options", field="options")
+            asked = options
+            async for event in self._executor.stream(
+                lambda cancelled: self._engine.transcribe(upload.path, asked, cancelled)
+            ):
+                yield _response(event)
+
+
+def list_models(engine: AsrEngine) -> list[common_pb2.Model]:
+    """What ``ListModels`` answers."""
+    return [_model(info) for info in engine.models()]
+
+
+def _options(message: asr_pb2.TranscribeOptions) -> TranscribeOptions:
+    return TranscribeOptions(**{field.name: getattr(message, field.name) for field in fields(TranscribeOptions)})
+
+
+def _response(event: Event) -> asr_pb2.TranscribeResponse:
+    if isinstance(event, Progress):
+        progress = common_pb2.Progress(stage=event.stage, fraction=event.fraction)
+        return asr_pb2.TranscribeResponse(progress=progress)
+    if isinstance(event, Segment):
+        return asr_pb2.TranscribeResponse(segment=_segment(event))
+    summary = asr_pb2.TranscriptSummary(
+        duration_s=event.duration_s,
+        speakers=event.speakers,
+        language=event.language,
+        transcription_model=event.transcription_model,
+        diarization_model=event.diarization_model,
+    )
+    return asr_pb2.TranscribeResponse(summary=summary)
+
+
+def _segment(segment: Segment) -> asr_pb2.Segment:
+    words = [
+        asr_pb2.Word(text=word.text, start_s=word.start_s, end_s=word.end_s, probability=word.probability)
+        for word in segment.words
+    ]
+    return asr_pb2.Segment(
+        id=segment.id,
+        speaker=segment.speaker,
+        start_s=segment.start_s,
+        end_s=segment.end_s,
+        text=segment.text,
+        language=segment.language,
+        confidence=segment.confidence,
+        words=words,
+        english_text=segment.english_text,
+    )
+
+
+def _model(info: ModelInfo) -> common_pb2.Model:
+    return common_pb2.Model(
+        id=info.id,
+        task=_TASKS[info.task],
+        engine=info.engine,
+        licence=info.licence,
+        languages=info.languages,
+        is_default=info.is_default,
+    )
