@@ -1,0 +1,69 @@
+"""The production and embedded engine: the ScenePipeline over an OpenAI-compatible server."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+
+from narrative.errors import QueueFull
+from narrative.runtime.metrics import RUNNING
+from services.prompt.engine import Line, ModelInfo, Progress, SpeakerScene
+from services.prompt.llm import OpenAiLlm
+from services.prompt.pipeline import ScenePipeline
+from services.prompt.settings import PromptSettings
+from services.prompt.templates import templates
+
+
+class OpenAiPromptEngine:
+    """See ``PromptEngine``."""
+
+    def __init__(self, settings: PromptSettings) -> None:
+        self._settings = settings
+        self._llm = OpenAiLlm(settings)
+        self._pipeline = ScenePipeline(self._llm, settings)
+        self._running = 0
+
+    def load(self) -> None:
+        """Reads the templates and waits for the LLM server.
+
+        Raises:
+            ServiceUnavailable: the server did not become ready within ``startup_wait_s``.
+        """
+        for language in self._settings.languages:
+            templates(language)
+        self._llm.wait_ready()
+
+    def close(self) -> None:
+        self._llm.close()
+
+    def models(self) -> Sequence[ModelInfo]:
+        settings = self._settings
+        return [ModelInfo(settings.llm_model, "openai", settings.llm_licence, tuple(settings.languages))]
+
+    async def normalize(self, texts: Sequence[str], language: str) -> list[str]:
+        with self._admitted():
+            return await self._pipeline.normalize(texts, language)
+
+    async def describe(self, speaker: str, lines: Sequence[Line], language: str, style: str = "") -> SpeakerScene:
+        with self._admitted():
+            return await self._pipeline.describe(speaker, lines, language, style)
+
+    async def process(
+        self, lines: Sequence[Line], language: str, style: str = ""
+    ) -> AsyncIterator[Progress | SpeakerScene]:
+        with self._admitted():
+            async for item in self._pipeline.process(lines, language, style):
+                yield item
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        most = self._settings.max_workers + self._settings.max_queue
+        if self._running >= most:
+            raise QueueFull(
+                f"prompt: {most} calls are under way, as many as may be; try again later", retry_after_s=2.0
+            )
+        self._running += 1
+        RUNNING.labels("prompt").set(self._running)
+        try:
+            yield
+        finally:
+            self._running -= 1
+            RUNNING.labels("prompt").set(self._running)

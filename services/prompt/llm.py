@@ -1,0 +1,141 @@
+"""The one wrapper of all LLM calls: an OpenAI-compatible server asked for JSON that obeys a schema."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import openai
+import structlog
+
+from narrative.errors import DeadlineExceeded, ModelOutputInvalid, ResourceExhausted, ServiceUnavailable
+from services.prompt.settings import PromptSettings
+
+Message = Mapping[str, str]
+Schema = Mapping[str, Any]
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the LLM said; ``complete`` is false where it ran into the token limit."""
+
+    text: str
+    complete: bool
+
+
+class Llm(Protocol):
+    """What the pipeline needs of an LLM."""
+
+    async def ask(self, messages: Sequence[Message], schema: Schema) -> Answer:
+        """Asks without sampling for JSON that obeys ``schema``."""
+        ...
+
+
+class OpenAiLlm:
+    """Any server that speaks OpenAI's chat completions with ``response_format: json_schema``.
+
+    At most ``llm_max_concurrency`` calls are under way at a time; the others wait here, in order, where they cost
+    nothing. Retrying is left to the caller of the service, who knows how long the answer is wanted.
+    """
+
+    def __init__(self, settings: PromptSettings) -> None:
+        self._settings = settings
+        self._slots = asyncio.Semaphore(settings.llm_max_concurrency)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client = openai.AsyncOpenAI(
+            base_url=settings.llm_url,
+            api_key=settings.llm_api_key or "none",
+            timeout=settings.llm_timeout_s,
+            max_retries=0,
+        )
+
+    def wait_ready(self) -> None:
+        """Blocks until the server lists its models.
+
+        Raises:
+            ServiceUnavailable: it did not within ``startup_wait_s``.
+        """
+        settings = self._settings
+        if not settings.startup_wait_s:
+            return
+        until = time.monotonic() + settings.startup_wait_s
+        with openai.OpenAI(
+            base_url=settings.llm_url, api_key=settings.llm_api_key or "none", timeout=5.0, max_retries=0
+        ) as client:
+            while True:
+                try:
+                    names = [model.id for model in client.models.list()]
+                    log.info("llm server is ready", url=settings.llm_url, models=names)
+                    return
+                except openai.OpenAIError as error:
+                    if time.monotonic() > until:
+                        raise ServiceUnavailable(
+                            f"the LLM server at {settings.llm_url} did not become ready within "
+                            f"{settings.startup_wait_s:g} s: {error}"
+                        ) from error
+                time.sleep(0.2)
+
+    def close(self) -> None:
+        """Closes the connections; called on a thread while the event loop that used them still turns."""
+        if self._loop is not None and self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=5.0)
+
+    async def ask(self, messages: Sequence[Message], schema: Schema) -> Answer:
+        """Asks without sampling for JSON that obeys ``schema``.
+
+        Raises:
+            ServiceUnavailable: the server is down or fails.
+            ResourceExhausted: the server turns requests away.
+            DeadlineExceeded: no answer within ``llm_timeout_s``.
+            ModelOutputInvalid: the server refuses the request itself.
+        """
+        settings = self._settings
+        self._loop = asyncio.get_running_loop()
+        async with self._slots:
+            try:
+                completion = await self._client.chat.completions.create(
+                    model=settings.llm_model,
+                    messages=cast("Any", list(messages)),
+                    temperature=0.0,
+                    seed=settings.llm_seed,
+                    max_tokens=settings.llm_max_tokens,
+                    response_format=cast(
+                        "Any",
+                        {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
+                    ),
+                )
+            except openai.APITimeoutError as error:
+                raise DeadlineExceeded(
+                    f"the LLM server at {settings.llm_url} did not answer within {settings.llm_timeout_s:g} s"
+                ) from error
+            except openai.APIConnectionError as error:
+                raise ServiceUnavailable(
+                    f"the LLM server at {settings.llm_url} cannot be reached", retry_after_s=2.0
+                ) from error
+            except openai.APIStatusError as error:
+                raise self._translated(error) from error
+        choice = completion.choices[0]
+        return Answer(choice.message.content or "", choice.finish_reason != "length")
+
+    def _translated(self, error: openai.APIStatusError) -> Exception:
+        url, said = self._settings.llm_url, _said(error)
+        if error.status_code in (429, 503):
+            return ResourceExhausted(
+                f"the LLM server at {url} is busy: {said}", retry_after_s=_retry_after_s(error.response.headers)
+            )
+        if error.status_code >= 500 or error.status_code in (401, 403, 404):
+            return ServiceUnavailable(f"the LLM server at {url} answered {error.status_code}: {said}")
+        return ModelOutputInvalid(f"the LLM server at {url} refused the request ({error.status_code}): {said}")
+
+
+def _said(error: openai.APIStatusError) -> str:
+    return " ".join(str(error.message).split())[:300]
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    try:
+        return max(0.1, float(headers.get("retry-after", "2")))
+    except ValueError:  # An HTTP date: a fixed pause is near enough.
+        return 2.0

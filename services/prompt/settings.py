@@ -1,0 +1,59 @@
+"""Settings of the prompt service; the defaults are the embedded profile."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from narrative.settings import ServiceSettings
+
+Language = Literal["en", "ru"]
+
+
+class PromptSettings(ServiceSettings):
+    """Read from ``NARRATIVE_PROMPT__*``."""
+
+    model_config = SettingsConfigDict(env_prefix="NARRATIVE_PROMPT__", extra="ignore")
+
+    port: int = Field(50052, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    max_workers: int = Field(16, ge=1, description="Calls that are worked on at the same time.")
+    max_queue: int = Field(64, ge=0, description="Further calls let in; one more gets RESOURCE_EXHAUSTED.")
+
+    engine: Literal["openai", "fake"] = Field(
+        "openai", description="openai: any OpenAI-compatible server; fake: fixed answers, for load tests only."
+    )
+    llm_url: str = Field("http://127.0.0.1:8081/v1", description="Base URL of the OpenAI-compatible server.")
+    llm_model: str = Field("smollm2-135m", description="Name of the model as that server knows it.")
+    llm_api_key: str = Field("", description="Bearer token for the server; empty where it asks for none.")
+    llm_timeout_s: float = Field(60.0, gt=0, description="Longest one LLM call may take, in seconds.")
+    llm_max_concurrency: int = Field(
+        4, ge=1, description="LLM calls under way at the same time; the slots of llama.cpp, 32 and more for vLLM."
+    )
+    llm_seed: int = Field(0, ge=0, description="Seed sent along; with temperature 0 it only breaks ties.")
+    llm_max_tokens: int = Field(256, ge=32, description="Longest answer, in tokens.")
+    llm_licence: str = Field("Apache-2.0", description="SPDX identifier of the licence of the model's weights.")
+    startup_wait_s: float = Field(
+        120.0, ge=0, description="Seconds to wait at start for the LLM server; 0 starts without asking for it."
+    )
+
+    languages: list[Language] = Field(default=["en"], min_length=1, description="Languages that the LLM reads.")
+    wording: Literal["chosen", "free"] = Field(
+        "chosen",
+        description="chosen: the LLM picks scene and details among phrases of the text, for models that invent; "
+        "free: it writes them, and what the text does not bear out is refused. Production models: free.",
+    )
+    min_grounded: float = Field(
+        0.6, ge=0, le=1, description="Share of a freely written scene's content words that the text must hold."
+    )
+    normalize_with_llm: bool = Field(
+        False, description="Let the LLM mend typing errors; off, rules mend punctuation, spaces and capitals only."
+    )
+
+    max_lines: int = Field(2000, ge=1, description="Most lines in one call.")
+    max_line_chars: int = Field(4000, ge=1, description="Longest line, in characters.")
+    max_text_chars: int = Field(
+        2400,
+        ge=200,
+        description="Characters of a speaker's text shown to the LLM; the lines with most to see go first.",
+    )
+    fake_service_time_s: float = Field(0.05, ge=0, description="Seconds the fake engine takes for one speaker.")
