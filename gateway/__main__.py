@@ -1,0 +1,52 @@
+"""Settings -> application -> serve, until SIGTERM or SIGINT."""
+
+import signal
+import sys
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from narrative.runtime.logging import configure_logging
+from narrative.runtime.tracing import setup_tracing
+
+
+class _Server(uvicorn.Server):
+    """Ends event streams at the first signal, so that they do not hold up the drain."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        gateway = getattr(self.config.loaded_app.app.state, "gateway", None) if self.config.loaded else None
+        if gateway is not None:
+            gateway.events.close()
+        # uvicorn would raise the signal again after the shutdown; a drained process has ended well.
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def main() -> int:
+    try:
+        settings = GatewaySettings()
+    except ValidationError as error:
+        for fault in error.errors():
+            name = ".".join(str(part) for part in fault["loc"])
+            sys.stderr.write(f"gateway: {name + ': ' if name else ''}{fault['msg']}\n")
+        return 2
+    configure_logging(settings.common, "gateway")
+    tracing = setup_tracing(settings.common.otlp_endpoint, "gateway")
+    app = create_app(settings, tracing=tracing)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_s) or None,
+    )
+    _Server(config).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

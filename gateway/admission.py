@@ -1,0 +1,127 @@
+"""From a request to a job: everything that can be refused is refused before anything is kept."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from gateway.clients import names_of
+from gateway.jobs import QUEUED, Job, now_us, same_request
+from gateway.options import NarrativeOptions
+from gateway.parts import Gateway
+from gateway.speakers import WHISPER
+from gateway.store import audio_key
+from narrative.errors import InvalidParameter, NarrativeError, QueueFull
+from narrative.v1 import common_pb2
+
+log = structlog.get_logger()
+# A service that does not answer at once is asked again by the job, which can wait.
+_ASK_S = 0.4
+
+
+@dataclass(frozen=True)
+class Order:
+    """A narrative that somebody asks for.
+
+    Attributes:
+        audio_digest: names the recording's bytes: their SHA-256, or the key of an uploaded object.
+        store_audio: writes the recording under the key it is given.
+    """
+
+    options: NarrativeOptions
+    audio_digest: str
+    filename: str
+    media_type: str
+    audio_bytes: int
+    store_audio: Callable[[str], Awaitable[None]]
+
+
+async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: str | None) -> Job:
+    """Makes a job of an order, or returns the one made earlier under the same key.
+
+    Args:
+        caller: digest of the API key; a key for idempotency belongs to one caller.
+
+    Raises:
+        InvalidParameter: the services do not know what is asked for.
+        Conflict: the key was used for another request.
+        QueueFull: as many narratives are unfinished as may be.
+    """
+    options = order.options.model_dump(mode="json")
+    request_digest = _digest(order.audio_digest, json.dumps(options, sort_keys=True))
+    key_digest = _digest(caller, idempotency_key) if idempotency_key else None
+    if key_digest is not None:
+        earlier = await gateway.jobs.by_key(key_digest)
+        if earlier is not None:
+            return same_request(earlier, request_digest)
+    await check_options(gateway, order.options)
+    if await gateway.jobs.count_unfinished() >= gateway.settings.max_queued_narratives:
+        raise QueueFull("as many narratives wait as may wait; try again later", retry_after_s=30.0)
+    job = Job(
+        id=secrets.token_hex(16),
+        created_at_us=now_us(),
+        finished_at_us=None,
+        status=QUEUED,
+        executor_id=gateway.settings.executor_id,
+        request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
+        request_digest=request_digest,
+        idempotency_digest=key_digest,
+        filename=order.filename,
+        media_type=order.media_type,
+        audio_bytes=order.audio_bytes,
+        options=options,
+        error=None,
+    )
+    try:
+        await order.store_audio(audio_key(job.id))
+        kept = await gateway.jobs.create(job)
+    except BaseException:
+        await gateway.objects.delete_folder(f"narratives/{job.id}")
+        raise
+    if kept.id != job.id:
+        await gateway.objects.delete_folder(f"narratives/{job.id}")
+    # Also for one made earlier: had the gateway died right after, this starts it. A second start does nothing.
+    await gateway.narrator.submit(kept.id)
+    return kept
+
+
+async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
+    """Refuses names that the services do not have.
+
+    Raises:
+        InvalidParameter: says which names there are.
+    """
+    asr, diffusion, translation = await asyncio.gather(
+        _models(gateway, "asr" if options.asr_model or options.language else ""),
+        _models(gateway, "diffusion" if options.model else ""),
+        _models(gateway, "translation" if options.translation_engine not in ("", WHISPER) else ""),
+    )
+    _check("asr_model", options.asr_model, names_of(asr, common_pb2.TASK_TRANSCRIPTION))
+    _check("model", options.model, names_of(diffusion, common_pb2.TASK_TEXT_TO_IMAGE))
+    _check("translation_engine", options.translation_engine, names_of(translation, common_pb2.TASK_TRANSLATION))
+    speech = [model for model in asr if model.task == common_pb2.TASK_TRANSCRIPTION]
+    if speech and all(model.languages for model in speech):
+        _check("language", options.language, {code for model in speech for code in model.languages})
+
+
+async def _models(gateway: Gateway, service: str) -> list[common_pb2.Model]:
+    if not service:
+        return []
+    try:
+        return await asyncio.wait_for(gateway.services.models(service), _ASK_S)
+    except (NarrativeError, TimeoutError) as error:
+        log.info("options not checked", service=service, reason=str(error))
+        return []
+
+
+def _check(field: str, asked: str, known: set[str]) -> None:
+    if asked and known and asked not in known:
+        raise InvalidParameter(f"{field}: {asked!r} is not known; there are {', '.join(sorted(known))}", field=field)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""The application: its parts, put together, and its routes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+import structlog
+from fastapi import Depends, FastAPI
+
+from gateway import problems
+from gateway.auth import require_key
+from gateway.clients import Services
+from gateway.database import Database
+from gateway.edge import Edge
+from gateway.events import EventLog
+from gateway.jobs import Jobs
+from gateway.parts import Gateway
+from gateway.routes import audio, health, images, media, models, narratives, page, uploads
+from gateway.settings import GatewaySettings
+from gateway.store import Objects
+from gateway.workflow import Narrator
+from narrative.runtime.tracing import client_interceptors
+
+log = structlog.get_logger()
+_SWEEP_EVERY_S = 3600.0
+_UPLOAD_PATHS = frozenset({"/v1/narratives", "/v1/uploads", "/v1/audio/transcriptions"})
+
+
+def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
+    """Builds the application; connections open when it starts."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings, tracing=tracing) as gateway:
+            app.state.gateway = gateway
+            yield
+
+    app = FastAPI(
+        title="ColorizedNarrative",
+        version=version("colorized-narrative"),
+        summary="Speech goes in; an illustrated story comes out.",
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    app.add_middleware(Edge, max_request_bytes=settings.max_request_bytes, upload_paths=_UPLOAD_PATHS)
+    for router in (narratives.router, media.router, uploads.router, audio.router, images.router, models.router):
+        app.include_router(router, dependencies=[Depends(require_key)])
+    for router in (health.router, page.router):
+        app.include_router(router)
+    if tracing:
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        FastAPIInstrumentor.instrument_app(app)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncIterator[Gateway]:
+    """Opens the parts, and closes them in the opposite order."""
+    for folder in settings.local_folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_url, settings.database_pool_size)
+    events = EventLog(database, settings.event_poll_s)
+    jobs = Jobs(database, events)
+    objects = Objects(settings.object_store_url)
+    services = Services(settings, client_interceptors(tracing))
+    narrator = Narrator(settings, database, jobs, events, objects, services)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        stack.push_async_callback(services.close)
+        await database.create_tables()
+        stack.push_async_callback(narrator.stop)
+        await narrator.start()
+        sweeper = asyncio.create_task(_sweep(objects, settings.upload_retention_s))
+        stack.callback(sweeper.cancel)
+        stack.callback(events.close)
+        log.info("ready", database=settings.database_url.split(":", 1)[0], executor_id=settings.executor_id)
+        yield Gateway(settings, database, events, jobs, objects, services, narrator)
+
+
+async def _sweep(objects: Objects, retention_s: float) -> None:
+    """Removes uploads, and pictures answered by URL, that are older than they are promised to live."""
+    while True:
+        for folder in ("uploads", "generated"):
+            try:
+                await objects.delete_folder(folder, retention_s)
+            except Exception as error:
+                log.warning("sweep failed", folder=folder, error=str(error))
+        await asyncio.sleep(_SWEEP_EVERY_S)

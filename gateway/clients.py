@@ -1,0 +1,166 @@
+"""The services, as the gateway speaks to them: a deadline and the request id on every call, errors given back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.settings import GatewaySettings
+from narrative.errors import NarrativeError
+from narrative.runtime.channel import call_metadata, open_channel, rpc_errors
+from narrative.v1 import (
+    asr_pb2,
+    asr_pb2_grpc,
+    common_pb2,
+    common_pb2_grpc,
+    diffusion_pb2,
+    diffusion_pb2_grpc,
+    prompt_pb2,
+    prompt_pb2_grpc,
+    translation_pb2,
+    translation_pb2_grpc,
+)
+
+FULL_NAMES = {
+    "asr": "narrative.v1.AsrService",
+    "prompt": "narrative.v1.PromptService",
+    "translation": "narrative.v1.TranslationService",
+    "diffusion": "narrative.v1.DiffusionService",
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished picture: ``png`` is the file, ``image_index`` its place in the request."""
+
+    image_index: int
+    png: bytes
+    seed: int
+    width: int
+    height: int
+
+
+class Services:
+    """Channels to the four services.
+
+    Every method raises the NarrativeError that the service raised, or ServiceUnavailable with the service's name.
+
+    Args:
+        interceptors: client interceptors of ``narrative.runtime.tracing``.
+    """
+
+    def __init__(self, settings: GatewaySettings, interceptors: Sequence[Any] = ()) -> None:
+        self._settings = settings
+        targets = {
+            "asr": settings.asr_target,
+            "prompt": settings.prompt_target,
+            "translation": settings.translation_target,
+            "diffusion": settings.diffusion_target,
+        }
+        self._channels = {name: open_channel(target, interceptors) for name, target in targets.items()}
+        self._asr: Any = asr_pb2_grpc.AsrServiceStub(self._channels["asr"])
+        self._prompt: Any = prompt_pb2_grpc.PromptServiceStub(self._channels["prompt"])
+        self._translation: Any = translation_pb2_grpc.TranslationServiceStub(self._channels["translation"])
+        self._diffusion: Any = diffusion_pb2_grpc.DiffusionServiceStub(self._channels["diffusion"])
+        self._models: dict[str, tuple[float, list[common_pb2.Model]]] = {}
+
+    async def close(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+    async def transcribe(
+        self, options: asr_pb2.TranscribeOptions, audio: AsyncIterator[bytes]
+    ) -> AsyncIterator[asr_pb2.TranscribeResponse]:
+        """Sends a recording in chunks of at most 1 MiB and yields progress, segments and the summary."""
+
+        async def requests() -> AsyncIterator[asr_pb2.TranscribeRequest]:
+            yield asr_pb2.TranscribeRequest(options=options)
+            async for chunk in audio:
+                yield asr_pb2.TranscribeRequest(chunk=chunk)
+
+        with rpc_errors("asr"):
+            call = self._asr.Transcribe(requests(), timeout=self._settings.asr_deadline_s, metadata=call_metadata())
+            try:
+                async for response in call:
+                    yield response
+            finally:
+                call.cancel()
+
+    async def describe(self, request: prompt_pb2.DescribeSpeakerRequest) -> prompt_pb2.DescribeSpeakerResponse:
+        with rpc_errors("prompt"):
+            response: prompt_pb2.DescribeSpeakerResponse = await self._prompt.DescribeSpeaker(
+                request, timeout=self._settings.prompt_deadline_s, metadata=call_metadata()
+            )
+            return response
+
+    async def translate(self, texts: Sequence[str], source: str, target: str, engine: str) -> tuple[list[str], str]:
+        """Translates texts one by one and says which engine did it; languages are ISO 639-1 codes."""
+        request = translation_pb2.TranslateRequest(
+            texts=texts, source_language=source, target_language=target, engine=engine
+        )
+        with rpc_errors("translation"):
+            response = await self._translation.Translate(
+                request, timeout=self._settings.translation_deadline_s, metadata=call_metadata()
+            )
+            return list(response.texts), str(response.engine)
+
+    async def generate(self, request: diffusion_pb2.GenerateImagesRequest) -> AsyncIterator[diffusion_pb2.Step | Drawn]:
+        """Draws pictures; yields every step done and every picture as soon as it is whole."""
+        parts: dict[int, bytearray] = {}
+        with rpc_errors("diffusion"):
+            call = self._diffusion.GenerateImages(
+                request, timeout=self._settings.diffusion_deadline_s, metadata=call_metadata()
+            )
+            try:
+                async for response in call:
+                    if response.WhichOneof("payload") == "step":
+                        yield response.step
+                        continue
+                    chunk = response.chunk
+                    parts.setdefault(chunk.image_index, bytearray()).extend(chunk.data)
+                    if chunk.last:
+                        png = bytes(parts.pop(chunk.image_index))
+                        yield Drawn(chunk.image_index, png, chunk.seed, chunk.width, chunk.height)
+            finally:
+                call.cancel()
+
+    async def models(self, service: str) -> list[common_pb2.Model]:
+        """What a service can be asked for; an answer is kept for a while."""
+        kept = self._models.get(service)
+        if kept is not None and time.monotonic() - kept[0] < self._settings.models_ttl_s:
+            return kept[1]
+        stub: Any = common_pb2_grpc.ModelServiceStub(self._channels[service])
+        with rpc_errors(service):
+            response = await stub.ListModels(
+                common_pb2.ListModelsRequest(), timeout=self._settings.list_deadline_s, metadata=call_metadata()
+            )
+        models = list(response.models)
+        self._models[service] = (time.monotonic(), models)
+        return models
+
+    async def missing(self) -> dict[str, str]:
+        """Services that cannot be used now, each with the reason."""
+        reasons = await asyncio.gather(*(self._reason(service) for service in FULL_NAMES))
+        return {service: reason for service, reason in zip(FULL_NAMES, reasons, strict=True) if reason}
+
+    async def _reason(self, service: str) -> str:
+        stub: Any = health_pb2_grpc.HealthStub(self._channels[service])
+        request = health_pb2.HealthCheckRequest(service=FULL_NAMES[service])
+        try:
+            with rpc_errors(service):
+                response = await stub.Check(request, timeout=self._settings.list_deadline_s)
+        except NarrativeError as error:
+            return error.message
+        except grpc.RpcError as error:
+            return str(error)
+        if response.status != health_pb2.HealthCheckResponse.SERVING:
+            return f"{service} is not ready: it is loading its models or shutting down"
+        return ""
+
+
+def names_of(models: Iterable[common_pb2.Model], task: "common_pb2.Task") -> set[str]:
+    """Ids of the models for a task."""
+    return {model.id for model in models if model.task == task}

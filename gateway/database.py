@@ -1,0 +1,158 @@
+"""The gateway's two tables, beside those of DBOS in the same database, and writes that share a commit."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+T = TypeVar("T")
+# As often as two gateways may give the same number to events of one narrative before it is an error.
+_ATTEMPTS = 5
+
+metadata = sa.MetaData()
+
+narratives = sa.Table(
+    "narratives",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("created_at_us", sa.BigInteger, nullable=False),
+    sa.Column("finished_at_us", sa.BigInteger),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("executor_id", sa.String(64), nullable=False),
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Column("request_digest", sa.String(64), nullable=False),
+    sa.Column("idempotency_digest", sa.String(64), unique=True),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("media_type", sa.String(128), nullable=False),
+    sa.Column("audio_bytes", sa.BigInteger, nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("error", sa.JSON),
+    sa.Index("narratives_by_age", "created_at_us", "id"),
+    sa.Index("narratives_by_status", "status", "created_at_us", "id"),
+)
+
+events = sa.Table(
+    "narrative_events",
+    metadata,
+    sa.Column("narrative_id", sa.String(32), primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    # Names what happened, so that a step that runs again adds nothing.
+    sa.Column("key", sa.String(200), nullable=False),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.UniqueConstraint("narrative_id", "key"),
+)
+
+
+def open_engine(url: str, pool_size: int) -> sa.Engine:
+    """Opens a connection pool.
+
+    SQLite keeps a write-ahead log and syncs it at checkpoints: a killed process loses nothing, and a power cut at most
+    the last few steps, which then run again.
+    """
+    if not url.startswith("sqlite"):
+        plain = sa.make_url(url.replace("postgres://", "postgresql://", 1))
+        return sa.create_engine(
+            plain.set(drivername="postgresql+psycopg"), pool_size=pool_size, max_overflow=0, pool_pre_ping=True
+        )
+    engine = sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=60)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "journal_mode=WAL", "synchronous=NORMAL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+class Database:
+    """Reads on threads; writes one after the other, those that wait together in one commit."""
+
+    def __init__(self, url: str, pool_size: int) -> None:
+        self.engine = open_engine(url, pool_size)
+        self._readers = ThreadPoolExecutor(max(1, pool_size - 1), thread_name_prefix="db-read")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-write")
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Callable[[sa.Connection], Any], asyncio.Future[Any]]] = []
+
+    async def create_tables(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, metadata.create_all, self.engine)
+
+    async def read(self, query: Callable[[sa.Connection], T]) -> T:
+        """Runs ``query`` on a connection of its own."""
+
+        def work() -> T:
+            with self.engine.connect() as connection:
+                return query(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def write(self, change: Callable[[sa.Connection], T]) -> T:
+        """Runs ``change`` in a transaction, and returns when it is committed; it may run more than once."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._waiting.append((change, future))
+        self._writer.submit(self._drain)
+        # The commit happens in any case; a caller that gives up must not keep others from theirs.
+        return await asyncio.shield(future)
+
+    async def close(self) -> None:
+        # On threads of their own, not the loop's, which belong to DBOS and may be gone by now.
+        for pool in (self._writer, self._readers):
+            done = asyncio.get_running_loop().create_future()
+            pool.submit(done.get_loop().call_soon_threadsafe, done.set_result, None)
+            await done
+            pool.shutdown()
+        self.engine.dispose()
+
+    def _drain(self) -> None:
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        try:
+            with self.engine.begin() as connection:
+                results = [change(connection) for change, _ in batch]
+        except Exception:
+            # One of them failed: each gets a transaction of its own, so that only that one fails.
+            for change, future in batch:
+                self._alone(change, future)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            _settle(future, result)
+
+    def _alone(self, change: Callable[[sa.Connection], Any], future: asyncio.Future[Any]) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self.engine.begin() as connection:
+                    result = change(connection)
+            except DBAPIError as error:
+                if attempt == _ATTEMPTS:
+                    _settle(future, error)
+                    return
+            except Exception as error:
+                _settle(future, error)
+                return
+            else:
+                _settle(future, result)
+                return
+
+
+def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
+    def settle() -> None:
+        if future.done():
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    loop = future.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(settle)

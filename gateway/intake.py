@@ -1,0 +1,124 @@
+"""Uploads: streamed from the connection to disk and on to the object store, checked on the way."""
+
+import asyncio
+import hashlib
+import mimetypes
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import IO
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from gateway.audio_probe import probe_audio
+from gateway.settings import GatewaySettings
+from narrative.errors import InvalidInput, InvalidParameter, PayloadTooLarge
+
+# What a form adds to its file: boundaries, headers, options.
+_FORM_BYTES = 2 * 1024**2
+_PIECE_BYTES = 1024**2
+
+
+class _StrictParser(MultiPartParser):
+    """Refuses a text part that is not UTF-8, where Starlette would read it as Latin-1."""
+
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is None:
+            try:
+                bytes(part.data).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise MultiPartException(f"part {part.field_name!r} is not UTF-8") from error
+        super().on_part_end()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An upload that passed the checks; ``file`` lies on disk above a MiB and goes away with the request."""
+
+    file: IO[bytes]
+    filename: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+
+
+@asynccontextmanager
+async def upload_form(request: Request, max_upload_bytes: int) -> AsyncIterator[FormData]:
+    """Reads a multipart form, counting bytes as they come: what a header claims is not trusted.
+
+    Raises:
+        InvalidInput: it is no multipart form, or a broken one.
+        PayloadTooLarge: there are more bytes than the limit.
+    """
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise InvalidInput("send the recording as multipart/form-data with a part named file")
+
+    async def counted() -> AsyncIterator[bytes]:
+        received = 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_upload_bytes + _FORM_BYTES:
+                raise PayloadTooLarge(f"the upload is larger than {max_upload_bytes} bytes", field="file")
+            yield chunk
+
+    try:
+        form = await _StrictParser(request.headers, counted(), max_files=1, max_fields=20).parse()  # type: ignore[arg-type]
+    except MultiPartException as error:
+        raise InvalidInput(f"the multipart form is broken: {error.message}") from error
+    except (KeyError, UnicodeError) as error:
+        raise InvalidInput("the multipart form is broken") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def checked_recording(form: FormData, settings: GatewaySettings) -> Recording:
+    """The part named file, read once for its digest and probed.
+
+    Raises:
+        InvalidInput: there is no such part, or it is no acceptable recording.
+        PayloadTooLarge: it is larger than the limit.
+    """
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        raise InvalidParameter("the form has no file part; send the recording as a part named file", field="file")
+    size_bytes = upload.size or 0
+    if size_bytes > settings.max_upload_bytes:
+        raise PayloadTooLarge(f"the file is larger than {settings.max_upload_bytes} bytes", field="file")
+    filename = _base_name(upload.filename or "")
+    digest = await asyncio.to_thread(_check, upload.file, size_bytes, filename, settings.max_duration_s)
+    media_type = mimetypes.guess_type(filename)[0] or "application/octet-stream"
+    return Recording(upload.file, filename, media_type, size_bytes, digest)
+
+
+def text_field(form: FormData, name: str, default: str = "") -> str:
+    """A text part of a form.
+
+    Raises:
+        InvalidParameter: it is a file.
+    """
+    value = form.get(name, default)
+    if not isinstance(value, str):
+        raise InvalidParameter(f"{name} must be a text part, not a file", field=name)
+    return value
+
+
+def _check(file: IO[bytes], size_bytes: int, filename: str, max_duration_s: float) -> str:
+    probe_audio(file, size_bytes, filename, max_duration_s)
+    file.seek(0)
+    digest = hashlib.sha256()
+    while piece := file.read(_PIECE_BYTES):
+        digest.update(piece)
+    file.seek(0)
+    return digest.hexdigest()
+
+
+def _base_name(filename: str) -> str:
+    """The last part of a name, whatever system it comes from; used to show, never to open."""
+    name = PureWindowsPath(PurePosixPath(filename).name).name
+    return "".join(char for char in name if char.isprintable())[:200]

@@ -1,0 +1,243 @@
+"""Narratives: make, show, list, follow, cancel, delete."""
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.admission import Order, admit
+from gateway.auth import require_key
+from gateway.intake import Recording, checked_recording, text_field, upload_form
+from gateway.jobs import UNFINISHED, Job, timestamp
+from gateway.options import NarrativeOptions
+from gateway.parts import Gateway, NarrativeId, Parts
+from gateway.problems import invalid_parameter, responses
+from gateway.store import Objects
+from narrative.errors import Conflict, InvalidInput, InvalidParameter
+
+router = APIRouter(prefix="/v1/narratives", tags=["narratives"])
+
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class Narrative(BaseModel):
+    """State of a narrative."""
+
+    id: str
+    status: Status
+    created_at: str = Field(description="UTC, RFC 3339.")
+    finished_at: str | None = Field(description="UTC, RFC 3339; null until it has finished.")
+    filename: str
+    options: dict[str, Any]
+    error: dict[str, Any] | None = Field(description="Problem document (RFC 9457) of a narrative that failed.")
+    links: dict[str, str] = Field(description="Paths of what belongs to it.")
+
+
+class NarrativePage(BaseModel):
+    """Narratives from the newest."""
+
+    data: list[Narrative]
+    next_cursor: str | None = Field(description="Pass as cursor for the next page; null on the last.")
+
+
+class NarrativeRequest(BaseModel):
+    """A narrative of a recording that was uploaded before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    object: str = Field(description="What POST /v1/uploads answered.", pattern=r"^uploads/[0-9a-f]{32}$")
+    options: NarrativeOptions = Field(default_factory=NarrativeOptions)
+
+
+_FORM = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "Audio or video file."},
+        "options": {"type": "string", "description": "NarrativeOptions as JSON text."},
+    },
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=Narrative,
+    responses=responses(401, 404, 409, 413, 422, 429),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": _FORM},
+                "application/json": {"schema": NarrativeRequest.model_json_schema(ref_template="#/$defs/{model}")},
+            },
+        }
+    },
+)
+async def create(
+    request: Request,
+    response: Response,
+    gateway: Parts,
+    caller: Annotated[str, Depends(require_key)],
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Narrative:
+    """Starts a narrative of a recording, sent along or uploaded before.
+
+    The same Idempotency-Key with the same request gives the narrative made the first time.
+    """
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        async with upload_form(request, gateway.settings.max_upload_bytes) as form:
+            options = _options(text_field(form, "options") or "{}")
+            unknown = set(form) - {"file", "options"}
+            if unknown:
+                raise InvalidParameter(f"unknown parts: {', '.join(sorted(unknown))}; there are file and options")
+            recording = await checked_recording(form, gateway.settings)
+            job = await admit(gateway, _order(recording, options, gateway.objects), caller, idempotency_key)
+    else:
+        job = await admit(gateway, await _uploaded_order(request, gateway), caller, idempotency_key)
+    response.headers["Location"] = f"/v1/narratives/{job.id}"
+    return shown(job)
+
+
+@router.get("", response_model=NarrativePage, responses=responses(401, 422))
+async def page(
+    gateway: Parts,
+    status: Annotated[Status | None, Query(description="Only those in this status.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str, Query(max_length=200, description="next_cursor of the page before.")] = "",
+) -> NarrativePage:
+    """Lists narratives from the newest."""
+    jobs = await gateway.jobs.page(status, _from_cursor(cursor), limit + 1)
+    more = len(jobs) > limit
+    jobs = jobs[:limit]
+    return NarrativePage(data=[shown(job) for job in jobs], next_cursor=_cursor(jobs[-1]) if more else None)
+
+
+@router.get("/{narrative_id}", response_model=Narrative, responses=responses(401, 404, 422))
+async def show(narrative_id: NarrativeId, gateway: Parts) -> Narrative:
+    """Shows the state of a narrative."""
+    return shown(await gateway.jobs.get(narrative_id))
+
+
+@router.get(
+    "/{narrative_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **responses(401, 404, 422)},
+)
+async def follow(
+    narrative_id: NarrativeId,
+    gateway: Parts,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,9}$")] = None,
+) -> StreamingResponse:
+    """Follows a narrative by server-sent events; send Last-Event-ID to go on where a stream broke off.
+
+    Events: status, stage, waiting, transcript, scene, image_step, image, and finished as the last.
+    """
+    await gateway.jobs.get(narrative_id)
+    return StreamingResponse(
+        _event_stream(gateway, narrative_id, int(last_event_id or 0)),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+@router.post("/{narrative_id}/cancel", response_model=Narrative, responses=responses(401, 404, 422))
+async def cancel(narrative_id: NarrativeId, gateway: Parts) -> Narrative:
+    """Stops a narrative; one that has finished stays as it is."""
+    await gateway.jobs.get(narrative_id)
+    await gateway.narrator.cancel(narrative_id)
+    return shown(await gateway.jobs.get(narrative_id))
+
+
+@router.delete("/{narrative_id}", status_code=204, responses=responses(401, 404, 409, 422))
+async def delete(narrative_id: NarrativeId, gateway: Parts) -> None:
+    """Removes a finished narrative with its recording, transcript and pictures; cancel one that runs first."""
+    job = await gateway.jobs.get(narrative_id)
+    if not job.is_finished:
+        raise Conflict(f"narrative {narrative_id} is {job.status}; cancel it before you delete it")
+    await gateway.objects.delete_folder(f"narratives/{narrative_id}")
+    await gateway.narrator.forget(narrative_id)
+    await gateway.jobs.delete(narrative_id)
+
+
+def shown(job: Job) -> Narrative:
+    """A job as callers see it."""
+    base = f"/v1/narratives/{job.id}"
+    links = {"self": base, "events": f"{base}/events", "audio": f"{base}/audio"}
+    if job.status not in UNFINISHED:
+        links["transcript"] = f"{base}/transcript.json"
+    if job.status == "succeeded":
+        links |= {"story": f"{base}/story.json", "page": f"{base}/story.html"}
+    return Narrative.model_validate(
+        {
+            "id": job.id,
+            "status": job.status,
+            "created_at": timestamp(job.created_at_us),
+            "finished_at": None if job.finished_at_us is None else timestamp(job.finished_at_us),
+            "filename": job.filename,
+            "options": job.options,
+            "error": job.error,
+            "links": links,
+        }
+    )
+
+
+def _options(text: str) -> NarrativeOptions:
+    try:
+        return NarrativeOptions.model_validate_json(text)
+    except ValidationError as error:
+        raise invalid_parameter(error, "options") from error
+
+
+def _order(recording: Recording, options: NarrativeOptions, objects: Objects) -> Order:
+    async def store_audio(key: str) -> None:
+        await objects.put(key, recording.file)
+
+    return Order(options, recording.sha256, recording.filename, recording.media_type, recording.size_bytes, store_audio)
+
+
+async def _uploaded_order(request: Request, gateway: Gateway) -> Order:
+    if not request.headers.get("content-type", "").lower().startswith("application/json"):
+        raise InvalidInput("send multipart/form-data with a part named file, or application/json that names an upload")
+    try:
+        asked = NarrativeRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise invalid_parameter(error) from error
+    meta = json.loads(await gateway.objects.get(f"{asked.object}/meta.json"))
+
+    async def store_audio(key: str) -> None:
+        await gateway.objects.copy(f"{asked.object}/audio", key)
+
+    return Order(asked.options, meta["sha256"], meta["filename"], meta["media_type"], meta["size_bytes"], store_audio)
+
+
+async def _event_stream(gateway: Gateway, narrative_id: str, seq: int) -> AsyncIterator[str]:
+    stream = gateway.events.follow(
+        narrative_id, seq, gateway.settings.keep_alive_s, lambda: gateway.narrator.is_running_here(narrative_id)
+    )
+    async for event in stream:
+        if event is None:
+            yield ": keep-alive\n\n"
+        else:
+            # JSON text has no line breaks of its own.
+            yield f"id: {event.seq}\nevent: {event.type}\ndata: {event.data}\n\n"
+
+
+def _cursor(job: Job) -> str:
+    return base64.urlsafe_b64encode(f"{job.created_at_us}:{job.id}".encode()).decode().rstrip("=")
+
+
+def _from_cursor(cursor: str) -> tuple[int, str] | None:
+    if not cursor:
+        return None
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        created_at_us, narrative_id = text.split(":")
+        return int(created_at_us), narrative_id
+    except (ValueError, binascii.Error) as error:
+        raise InvalidParameter("cursor is none that this list gave", field="cursor") from error

@@ -1,0 +1,338 @@
+"""A narrative as a durable workflow: transcribe, then every speaker on their own, then the story.
+
+DBOS keeps the result of every finished step. After a crash the process that starts under the same executor id runs
+the workflow again, and finished steps give back what they gave before. A step that was cut off runs again, so every
+step may: objects are written whole under keys made from the narrative and the step, events have keys, and a picture
+that is in the store is not drawn twice.
+
+Workflows start directly and not through a DBOS queue, for a queue is polled: it would cost every job up to a polling
+interval. Two semaphores bound what runs at the same time instead.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions, StepReservation
+
+from gateway import speakers
+from gateway.clients import Services
+from gateway.database import Database
+from gateway.events import EventLog
+from gateway.jobs import CANCELLED, FAILED, SUCCEEDED, Job, Jobs, timestamp
+from gateway.options import NarrativeOptions
+from gateway.patience import T, patiently
+from gateway.settings import GatewaySettings
+from gateway.store import Objects, audio_key, story_key, transcript_key
+from gateway.transcript import transcribe
+from narrative.errors import NarrativeError, NoSpeech, to_problem
+
+log = structlog.get_logger()
+
+# Shape of the workflow. Raise it when steps are added, removed or reordered: jobs of another shape are left alone.
+WORKFLOW_VERSION = "1"
+_MAX_THREADS = 32
+# Long enough for calls to be cancelled and a write to end.
+_STOP_S = 5.0
+
+
+class Narrator:
+    """Runs narratives; one per process, for DBOS is one per process.
+
+    Args:
+        database: shared with DBOS where it is SQLite, so that all connections have the same settings.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        database: Database,
+        jobs: Jobs,
+        events: EventLog,
+        objects: Objects,
+        services: Services,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._jobs = jobs
+        self._events = events
+        self._objects = objects
+        self._services = services
+        self._narratives = asyncio.Semaphore(settings.max_concurrent_narratives)
+        self._speakers = asyncio.Semaphore(settings.max_concurrent_speakers)
+        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._workflow: Any = None
+
+    async def start(self) -> None:
+        """Launches DBOS, which takes up the unfinished workflows of this executor."""
+        url = self._settings.database_url
+        config: DBOSConfig = {
+            "name": "narrative-gateway",
+            "system_database_url": url,
+            "executor_id": self._settings.executor_id,
+            "application_version": WORKFLOW_VERSION,
+            "max_executor_threads": _MAX_THREADS,
+            "sys_db_pool_size": self._settings.database_pool_size,
+            "enable_otlp": False,
+            "log_level": "WARNING",
+        }
+        if url.startswith("sqlite"):
+            config["system_database_engine"] = self._database.engine
+        DBOS(config=config)
+        logger = logging.getLogger("dbos")
+        logger.handlers.clear()
+        logger.propagate = True
+
+        @DBOS.workflow(name="narrative", max_recovery_attempts=None)
+        async def narrative(narrative_id: str) -> None:
+            await self._run(narrative_id)
+
+        self._workflow = narrative
+        # In this thread, for DBOS runs workflows on the event loop that it finds here.
+        DBOS.launch()
+        # Accepted, but killed before the workflow was started; starting one twice does nothing.
+        for narrative_id in await self._jobs.unfinished(self._settings.executor_id):
+            if await DBOS.get_workflow_status_async(narrative_id) is None:
+                await self.submit(narrative_id)
+
+    async def stop(self) -> None:
+        """Interrupts what runs; it goes on at the next start."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        DBOS.destroy(destroy_registry=True)
+        # DBOS had put its threads under this loop, and has taken them away.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="gateway"))
+
+    async def submit(self, narrative_id: str) -> None:
+        """Starts the workflow of a narrative that is in the table."""
+        with SetWorkflowID(narrative_id):
+            await DBOS.start_workflow_async(self._workflow, narrative_id)
+
+    def is_running_here(self, narrative_id: str) -> bool:
+        return narrative_id in self._running
+
+    async def cancel(self, narrative_id: str) -> None:
+        """Stops a narrative for good, in this process at once and in another within a second; twice does nothing."""
+        if not await self._jobs.finish(narrative_id, CANCELLED):
+            return
+        await DBOS.cancel_workflow_async(narrative_id)
+        task = self._running.get(narrative_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task}, timeout=_STOP_S)
+
+    async def forget(self, narrative_id: str) -> None:
+        """Removes what DBOS keeps of a finished narrative."""
+        await DBOS.delete_workflow_async(narrative_id)
+
+    async def _run(self, narrative_id: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[narrative_id] = task
+        try:
+            job = await self._jobs.get(narrative_id)
+            with structlog.contextvars.bound_contextvars(request_id=job.request_id, narrative_id=narrative_id):
+                async with self._narratives:
+                    if await self._jobs.start(narrative_id):
+                        await self._tell(job)
+        finally:
+            self._running.pop(narrative_id, None)
+
+    async def _tell(self, job: Job) -> None:
+        try:
+            await _Telling(job, self._settings, self._events, self._objects, self._services, self._speakers).run()
+        except Exception as error:
+            problem = _problem_of(error, job)
+            await self._jobs.finish(job.id, FAILED, problem)
+        else:
+            await self._jobs.finish(job.id, SUCCEEDED)
+
+
+class _Telling:
+    """One run of one narrative's workflow."""
+
+    def __init__(
+        self,
+        job: Job,
+        settings: GatewaySettings,
+        events: EventLog,
+        objects: Objects,
+        services: Services,
+        slots: asyncio.Semaphore,
+    ) -> None:
+        self._job = job
+        self._options = NarrativeOptions.model_validate(job.options)
+        self._settings = settings
+        self._events = events
+        self._objects = objects
+        self._services = services
+        self._slots = slots
+        # Events that nobody has to wait for; they share commits, and are all in before the last one.
+        self._pending: set[asyncio.Task[None]] = set()
+        self._waits = 0
+
+    async def run(self) -> None:
+        await self._step(DBOS.reserve_step(), "transcribe", self._transcribe)
+        transcript = json.loads(await self._objects.get(transcript_key(self._job.id)))
+        self._emit("transcript", "transcript", transcript)
+        if not transcript["segments"]:
+            raise NoSpeech(f"{self._job.filename or 'the recording'}: nobody speaks in it")
+        names = list(transcript["speakers"])
+        # Drawn in a fixed order: afterwards the speakers go on in any.
+        reserved = [(DBOS.reserve_step(), DBOS.reserve_step()) for _ in names]
+        told = await _together(
+            [
+                self._speaker(number, name, [s for s in transcript["segments"] if s["speaker"] == name], *steps)
+                for number, (name, steps) in enumerate(zip(names, reserved, strict=True))
+            ]
+        )
+        story = _assemble(self._job, transcript, told)
+        await self._objects.put(story_key(self._job.id), json.dumps(story, ensure_ascii=False).encode())
+        self._stage("story", 1.0)
+        if self._pending:
+            await asyncio.gather(*self._pending)
+
+    async def _speaker(
+        self,
+        number: int,
+        name: str,
+        segments: list[dict[str, Any]],
+        describe_step: StepReservation,
+        draw_step: StepReservation,
+    ) -> dict[str, Any]:
+        async with self._slots:
+            told = await self._step(
+                describe_step,
+                "describe",
+                lambda: self._patiently(lambda: speakers.describe(self._services, name, segments, self._options)),
+            )
+            scene = {key: value for key, value in told.items() if key != "lines"}
+            self._emit(f"scene:{name}", "scene", {"speaker": name, "scene": scene})
+
+            async def on_step(index: int, step: int, num_steps: int) -> None:
+                data = {"speaker": name, "index": index, "step": step, "num_steps": num_steps}
+                self._emit(f"step:{index}:{step}", "image_step", data)
+
+            async def on_image(entry: dict[str, Any]) -> None:
+                data = {"speaker": name, **entry, "url": image_url(self._job.id, entry["index"])}
+                self._emit(f"image:{entry['index']}", "image", data)
+
+            images = await self._step(
+                draw_step,
+                "draw",
+                lambda: self._patiently(
+                    lambda: speakers.draw(
+                        self._services,
+                        self._objects,
+                        self._job.id,
+                        number * self._options.num_images,
+                        told["prompt"],
+                        seed_of(self._job),
+                        self._options,
+                        on_step,
+                        on_image,
+                    )
+                ),
+            )
+            # Once more, for a process that died between the step's end and the event's.
+            for entry in images:
+                await on_image(entry)
+        return {**told, "images": [{**entry, "url": image_url(self._job.id, entry["index"])} for entry in images]}
+
+    async def _transcribe(self) -> str:
+        async def attempt() -> str:
+            audio = self._objects.stream(audio_key(self._job.id))
+            transcript = await transcribe(
+                self._services, self._job.filename, self._options, audio, lambda stage, done: self._stage(stage, done)
+            )
+            key = transcript_key(self._job.id)
+            await self._objects.put(key, json.dumps(transcript, ensure_ascii=False).encode())
+            return key
+
+        return await self._patiently(attempt)
+
+    async def _step(self, reserved: StepReservation, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        options: StepOptions = {"name": name, "preemptible": True}
+
+        async def step() -> T:
+            return await work()
+
+        return await reserved.run_async(options, step)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        async def on_wait(error: NarrativeError) -> None:
+            self._waits += 1
+            log.warning("waiting for a service", detail=error.message)
+            now = datetime.now(UTC).isoformat()
+            self._emit(f"waiting:{now}:{self._waits}", "waiting", {"detail": error.message})
+
+        return await patiently(attempt, self._settings.retry_window_s, on_wait)
+
+    def _stage(self, stage: str, fraction: float) -> None:
+        data = {"stage": stage, "fraction": round(fraction, 3)}
+        self._emit(f"stage:{stage}:{data['fraction']}", "stage", data)
+
+    def _emit(self, key: str, kind: str, data: dict[str, Any]) -> None:
+        task = asyncio.create_task(self._events.add(self._job.id, key, kind, data))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+
+def image_url(narrative_id: str, index: int) -> str:
+    return f"/v1/narratives/{narrative_id}/images/{index}"
+
+
+def seed_of(job: Job) -> int:
+    """The narrative's seed: the caller's, or one made of its id, so that a step that runs again draws the same."""
+    seed = job.options.get("seed")
+    return int(seed) if seed is not None else int(hashlib.sha256(job.id.encode()).hexdigest()[:8], 16)
+
+
+async def _together(parts: list[Awaitable[T]]) -> list[T]:
+    """Runs all at once; the first error stops the rest and is raised as it is."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _assemble(job: Job, transcript: dict[str, Any], told: list[dict[str, Any]]) -> dict[str, Any]:
+    texts = {key: value for speaker in told for key, value in speaker["lines"].items()}
+    return {
+        "id": job.id,
+        "created_at": timestamp(job.created_at_us),
+        "filename": job.filename,
+        "duration_s": transcript["duration_s"],
+        "language": transcript["language"],
+        "segments": [_with_texts(segment, texts[str(segment["id"])]) for segment in transcript["segments"]],
+        "speakers": [{key: value for key, value in speaker.items() if key != "lines"} for speaker in told],
+        "models": transcript["models"] | {"image": job.options.get("model", "")},
+        "options": job.options,
+    }
+
+
+def _with_texts(segment: dict[str, Any], texts: dict[str, str]) -> dict[str, Any]:
+    merged = segment | texts
+    if not merged["english_text"]:
+        del merged["english_text"]
+    return merged
+
+
+def _problem_of(error: Exception, job: Job) -> dict[str, Any]:
+    if not isinstance(error, NarrativeError):
+        log.error("unforeseen error", exc_info=error)
+        error = NarrativeError(f"the gateway failed unexpectedly; request id {job.request_id}")
+    else:
+        log.info("narrative failed", error=type(error).__name__, detail=error.message)
+    return dict(to_problem(error, instance=f"/v1/narratives/{job.id}"))
