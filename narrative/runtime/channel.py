@@ -54,6 +54,9 @@ def open_channel(target: str, interceptors: Sequence[Any] = ()) -> grpc.aio.Chan
         # A replica that is added must be found within seconds, not at the next failure.
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
         ("grpc.keepalive_time_ms", 30_000),
+        # A service that comes back must be found within seconds, however long it was away.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
     return grpc.aio.insecure_channel(target, options=options, interceptors=list(interceptors))
 
