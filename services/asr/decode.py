@@ -36,18 +36,20 @@ class DecodeLimits:
 
 
 def decode(
-    path: Path, filename: str, into: Recording, limits: DecodeLimits, cancelled: threading.Event
+    path: Path, name: str, into: Recording, limits: DecodeLimits, cancelled: threading.Event
 ) -> Generator[float, None, None]:
     """Appends the first audio stream of a file to ``into``; yields the share done, as far as it can be known.
 
     A damaged packet is left out, and a truncated file gives what is there.
+
+    Args:
+        name: how messages call the file.
 
     Raises:
         AudioUndecodable: no audio in it, or none that can be decoded.
         AudioRejected: outside ``limits``.
         Cancelled: ``cancelled`` was set.
     """
-    name = filename or "the file"
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise AudioUndecodable(f"{name} is empty; send an audio or video file")
@@ -61,6 +63,8 @@ def decode(
             if not container.streams.audio:
                 raise AudioUndecodable(f"{name} holds no sound; send a file with an audio stream")
             stream = container.streams.audio[0]
+            if not stream.codec_context.sample_rate:
+                raise AudioUndecodable(f"{name} has an audio stream, but nothing says how to play it")
             _check_format(name, stream.codec_context.sample_rate, stream.codec_context.channels, limits)
             claimed_s = (container.duration or 0) / av.time_base
             _check_claim(name, claimed_s, size_bytes, limits)

@@ -57,7 +57,7 @@ class EmbeddedDiarizer:
             silhouette_threshold=self._settings.silhouette_threshold,
             max_clustered=self._settings.max_clustered_windows,
         )
-        return list(_turns(speech, windows, labels))
+        return list(turns_from_votes(speech, windows, labels))
 
 
 def sliding_windows(speech: Sequence[Span]) -> list[Span]:
@@ -78,7 +78,7 @@ def _read(audio: Audio, window: Span) -> npt.NDArray[np.float32]:
     return np.resize(audio.read(window.start, window.end), WINDOW_SAMPLES)
 
 
-def _turns(speech: Sequence[Span], windows: Sequence[Span], labels: Labels) -> Iterator[Turn]:
+def turns_from_votes(speech: Sequence[Span], windows: Sequence[Span], labels: Labels) -> Iterator[Turn]:
     """Every window votes for its speaker, most in its middle; runs of 20 ms frames with one winner are turns."""
     position = 0
     for span in speech:
@@ -98,5 +98,5 @@ def _turns(speech: Sequence[Span], windows: Sequence[Span], labels: Labels) -> I
             yield Turn(
                 (span.start + begin * _FRAME_SAMPLES) / SAMPLE_RATE_HZ,
                 stop / SAMPLE_RATE_HZ,
-                f"cluster-{winner[begin]}",
+                str(winner[begin]),
             )

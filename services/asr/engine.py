@@ -39,6 +39,11 @@ class TranscribeOptions:
     skip_diarization: bool = False
     translate_to_english: bool = False
 
+    @property
+    def shown_name(self) -> str:
+        """How messages call the file."""
+        return self.filename[:80] or "the recording"
+
 
 @dataclass(frozen=True)
 class Progress:

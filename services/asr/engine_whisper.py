@@ -91,16 +91,15 @@ class WhisperEngine:
 
     def transcribe(self, path: Path, options: TranscribeOptions, cancelled: threading.Event) -> Iterator[Event]:
         self.check(options)
-        name = options.filename or "the recording"
         with Recording(self._settings.scratch_dir) as recording:
-            decoding = decode(path, options.filename, recording, self._limits, cancelled)
+            decoding = decode(path, options.shown_name, recording, self._limits, cancelled)
             yield from _stage("decoding", 0.0, _DECODED, decoding)
             if recording.peak < _SILENCE_PEAK:
-                raise NoSpeech(f"{name} is silent; send a recording of somebody who speaks")
+                raise NoSpeech(f"{options.shown_name} is silent; send a recording of somebody who speaks")
             finding = self._vad.find(recording, cancelled)
             speech = yield from _stage("speech detection", _DECODED, _SPEECH_FOUND, finding)
             if not speech:
-                raise NoSpeech(f"nobody speaks in {name}")
+                raise NoSpeech(f"nobody speaks in {options.shown_name}")
             turns = yield from self._turns(recording, speech, options, cancelled)
             yield from self._transcribe(recording, turns, options, cancelled)
 
@@ -159,7 +158,7 @@ class WhisperEngine:
                 spoken[heard.language] = spoken.get(heard.language, 0.0) + segment.end_s - segment.start_s
                 yield segment
         if not next_id:
-            raise NoSpeech(f"there are sounds like speech in {options.filename or 'the recording'}, but no words")
+            raise NoSpeech(f"there are sounds like speech in {options.shown_name}, but no words")
         yield Progress("transcription", 1.0)
         total_s: dict[str, float] = {}
         for spoken in spoken_s.values():
