@@ -20,8 +20,8 @@ FINISHED = "finished"
 _APPEND = sa.text(
     """
     INSERT INTO narrative_events (narrative_id, seq, key, type, data)
-    SELECT :narrative_id, coalesce(max(seq), 0) + 1, :key, :type, :data
-    FROM narrative_events WHERE narrative_id = :narrative_id
+    SELECT CAST(:narrative_id AS VARCHAR(32)), coalesce(max(seq), 0) + 1, :key, :type, :data
+    FROM narrative_events WHERE narrative_id = CAST(:narrative_id AS VARCHAR(32))
     ON CONFLICT (narrative_id, key) DO NOTHING
     RETURNING seq
     """

@@ -9,6 +9,10 @@ MAX_PIXELS = 2048
 
 Weight = Annotated[float, Field(ge=-4.0, le=4.0, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=64, le=MAX_PIXELS, multiple_of=8)]
+# Names, never paths: nothing a caller sends may lead through the folders of a service.
+_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+Name = Annotated[str, Field(max_length=200, pattern=rf"^{_SEGMENT}(/{_SEGMENT})*$")]
+NameOrEmpty = Annotated[str, Field(max_length=200, pattern=rf"^({_SEGMENT}(/{_SEGMENT})*)?$")]
 Language = Annotated[str, Field(pattern=r"^([a-z]{2,3})?$")]
 
 
@@ -17,7 +21,7 @@ class AdapterOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(description="Name in the registry.", min_length=1, max_length=200)
+    name: Name = Field(description="Name in the registry.")
     weight: Weight = Field(1.0, description="Weight on the UNet or transformer, usually 0 to 1.")
     text_encoder_weight: Weight | None = Field(
         None, description="Weight on the text encoders; the same as weight where it is not given."
@@ -29,7 +33,7 @@ class DrawingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str = Field("", max_length=200, description="Picture model; empty for the default.")
+    model: NameOrEmpty = Field("", description="Picture model; empty for the default.")
     negative_prompt: str = Field("", max_length=MAX_PROMPT_CHARS, description="What not to draw.")
     seed: int | None = Field(
         None, ge=0, le=2**53 - 1, description="Picture n is drawn with seed + n; made up where it is not given."
@@ -60,11 +64,10 @@ class NarrativeOptions(DrawingOptions):
     temperature: float = Field(
         0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="Sampling temperature of the speech model; 0 is greedy."
     )
-    asr_model: str = Field("", max_length=200, description="Speech model; empty for the default.")
+    asr_model: NameOrEmpty = Field("", description="Speech model; empty for the default.")
     style: str = Field("", max_length=200, description="Style of the pictures; chosen from what was said if empty.")
-    translation_engine: str = Field(
+    translation_engine: NameOrEmpty = Field(
         "",
-        max_length=64,
         description='Engine of the translation service; "whisper" for the speech model\'s own; empty for the default.',
     )
     num_images: int = Field(1, ge=1, le=8, description="Pictures for each speaker.")

@@ -11,7 +11,7 @@ from starlette.datastructures import FormData
 
 from gateway.admission import check_options
 from gateway.intake import checked_recording, upload_form
-from gateway.options import NarrativeOptions
+from gateway.options import Language, NameOrEmpty, NarrativeOptions
 from gateway.parts import Parts
 from gateway.problems import invalid_parameter, responses
 from gateway.store import CHUNK_BYTES
@@ -28,8 +28,8 @@ class TranscriptionOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str = Field("", max_length=200, description='Speech model; empty or "whisper-1" for the default.')
-    language: str = Field("", pattern=r"^([a-z]{2,3})?$", description="ISO 639-1 code; empty to detect it.")
+    model: NameOrEmpty = Field("", description='Speech model; empty or "whisper-1" for the default.')
+    language: Language = Field("", description="ISO 639-1 code; empty to detect it.")
     prompt: str = Field("", max_length=0, description="Not supported: must be empty.")
     response_format: Literal["json", "text", "verbose_json", "srt", "vtt"] = Field(
         "json", description="verbose_json has speakers and times."
