@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,8 @@ class EmbeddedDiarizer:
 
     def __init__(self, settings: AsrSettings) -> None:
         self._settings = settings
-        self.info = ModelInfo(settings.speaker_model, "diarization", "ge2e-clustering", is_default=True)
+        self._model: Ge2e | None = None
+        self.info = ModelInfo(Path(settings.speaker_model).name, "diarization", "ge2e-clustering", is_default=True)
 
     def load(self) -> None:
         # The network is small. Where other processes use the same cores, several OpenMP threads wait for one another:
@@ -38,11 +40,12 @@ class EmbeddedDiarizer:
         self._model.embed(np.zeros((1, WINDOW_SAMPLES), np.float32))
 
     def close(self) -> None:
-        del self._model
+        self._model = None
 
     def diarize(
         self, audio: Audio, speech: Sequence[Span], bounds: SpeakerBounds, cancelled: threading.Event
     ) -> Generator[float, None, list[Turn]]:
+        assert self._model is not None, "load() comes first"
         windows = sliding_windows(speech)
         embeddings = np.empty((len(windows), DIMENSIONS), np.float32)
         for start in range(0, len(windows), _BATCH):

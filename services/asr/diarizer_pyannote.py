@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ class PyannoteDiarizer:
 
     def __init__(self, settings: AsrSettings) -> None:
         self._settings = settings
-        self.info = ModelInfo(settings.pyannote_pipeline, "diarization", "pyannote", is_default=True)
+        self._pipeline: Any = None
+        self.info = ModelInfo(Path(settings.pyannote_pipeline).name, "diarization", "pyannote", is_default=True)
 
     def load(self) -> None:
         # Read when the library is imported, so it must be set before.
@@ -36,10 +38,10 @@ class PyannoteDiarizer:
             raise WeightsError(f"{folder} is not a pyannote pipeline: {error}") from error
         if pipeline is None:
             raise WeightsError(f"{folder} is not a pyannote pipeline")
-        self._pipeline: Any = pipeline.to(torch.device(self._settings.device))
+        self._pipeline = pipeline.to(torch.device(self._settings.device))
 
     def close(self) -> None:
-        del self._pipeline
+        self._pipeline = None
 
     def diarize(
         self, audio: Audio, speech: Sequence[Span], bounds: SpeakerBounds, cancelled: threading.Event

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import fields
 from typing import Any
 
 import grpc
 
-from narrative.errors import InvalidParameter
+from narrative.errors import InvalidParameter, NarrativeError
 from narrative.runtime.executor import BoundedExecutor
 from narrative.v1 import asr_pb2, asr_pb2_grpc, common_pb2
 from services.asr.engine import AsrEngine, Event, ModelInfo, Progress, Segment, TranscribeOptions
 from services.asr.settings import AsrSettings
 from services.asr.upload import Upload
 
+_DISCARD_S = 5.0
 _TASKS = {
     "transcription": common_pb2.TASK_TRANSCRIPTION,
     "diarization": common_pb2.TASK_DIARIZATION,
@@ -34,28 +37,45 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
         request_iterator: AsyncIterator[asr_pb2.TranscribeRequest],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[asr_pb2.TranscribeResponse]:
-        options = None
         with Upload(self._settings.scratch_dir, self._settings.max_upload_bytes) as upload:
-            async for request in request_iterator:
-                kind = request.WhichOneof("payload")
-                if options is None:
-                    if kind != "options":
-                        raise InvalidParameter("the first message must carry the options", field="options")
-                    options = _options(request.options)
-                    self._engine.check(options)
-                elif kind == "chunk":
-                    upload.append(request.chunk)
-                else:
-                    raise InvalidParameter(
-                        "every message after the first must carry a chunk of the file", field="chunk"
-                    )
-            if options is None:
-                raise InvalidParameter("no message came; the first must carry the options", field="options")
-            asked = options
+            try:
+                options = await self._receive(request_iterator, upload)
+            except NarrativeError:
+                await _discard(request_iterator)
+                raise
             async for event in self._executor.stream(
-                lambda cancelled: self._engine.transcribe(upload.path, asked, cancelled)
+                lambda cancelled: self._engine.transcribe(upload.path, options, cancelled)
             ):
                 yield _response(event)
+
+    async def _receive(
+        self, request_iterator: AsyncIterator[asr_pb2.TranscribeRequest], upload: Upload
+    ) -> TranscribeOptions:
+        options: TranscribeOptions | None = None
+        async for request in request_iterator:
+            kind = request.WhichOneof("payload")
+            if options is None:
+                if kind != "options":
+                    raise InvalidParameter("the first message must carry the options", field="options")
+                options = _options(request.options)
+                self._engine.check(options)
+            elif kind == "chunk":
+                upload.append(request.chunk)
+            else:
+                raise InvalidParameter(
+                    "only the first message carries options; chunks of the file follow", field="chunk"
+                )
+        if options is None:
+            raise InvalidParameter("no message came; the first must carry the options", field="options")
+        return options
+
+
+async def _discard(request_iterator: AsyncIterator[asr_pb2.TranscribeRequest]) -> None:
+    """Lets a client finish sending: gRPC's Python client takes an answer in the middle of it for a broken stream."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            async for _ in request_iterator:
+                pass
 
 
 def list_models(engine: AsrEngine) -> list[common_pb2.Model]:

@@ -63,9 +63,9 @@ def requests(data: bytes, **options: object) -> Iterator[asr_pb2.TranscribeReque
 async def serving(settings: AsrSettings) -> AsyncIterator[Client]:
     server = ServiceServer(build_service(settings), settings)
     port = await server.start()
-    await server.load()
     client = Client(port, settings.scratch_dir)
     try:
+        await server.load()
         yield client
     finally:
         await client.channel.close()

@@ -89,7 +89,7 @@ async def test_bad_audio(asr, data, error, says):
     ],
 )
 async def test_bad_options(asr, options, error, field):
-    assert (await refused(asr, error, "", b"never looked at", **options)).field == field
+    assert (await refused(asr, error, None, b"never looked at", **options)).field == field
 
 
 async def test_an_upload_past_the_limit(asr):

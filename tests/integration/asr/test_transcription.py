@@ -37,7 +37,7 @@ def diarization_error_rate(reference, hypothesis, duration_s):
     return errors / said.sum()
 
 
-def test_the_error_rate_counts_what_it_should():
+async def test_the_error_rate_counts_what_it_should():
     reference = [(0.0, 1.0, "a"), (1.0, 2.0, "b")]
     assert diarization_error_rate(reference, [(0.0, 1.0, "x"), (1.0, 2.0, "y")], 3.0) == 0
     assert diarization_error_rate(reference, [(0.0, 2.0, "x")], 3.0) == 0.5
