@@ -1,0 +1,1 @@
+"""Russian to English scene gloss: morphology, lexicon, concept linking, phrases, clauses."""

@@ -1,0 +1,47 @@
+"""The scene gloss of a text, line by line and sentence by sentence."""
+
+import re
+from collections.abc import Sequence
+
+from razdel import sentenize
+
+from services.translation.gloss.chunks import Chunker, concept_key
+from services.translation.gloss.clauses import sentence
+from services.translation.gloss.lexicon import Lexicon
+from services.translation.gloss.linker import Linker
+from services.translation.gloss.morphology import Word, analyse
+
+_LINE_BREAKS = re.compile(r"([\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+)")
+
+
+class Glosser:
+    """Turns Russian texts into English scene glosses.
+
+    Args:
+        lexicon: the tables.
+        linker: finds concepts for the words that the tables do not have; loaded by the caller.
+    """
+
+    def __init__(self, lexicon: Lexicon, linker: Linker) -> None:
+        self._lexicon = lexicon
+        self._linker = linker
+
+    def gloss(self, texts: Sequence[str]) -> list[str]:
+        """The gloss of every text; line breaks stay where they are."""
+        lines = [_LINE_BREAKS.split(text) for text in texts]
+        sentences = {
+            line: [analyse(part.text, self._lexicon.governed) for part in sentenize(line)]
+            for parts in lines
+            for line in parts[::2]
+        }
+        concepts = self._link([word for parts in sentences.values() for words in parts for word in words])
+        chunker = Chunker(self._lexicon, concepts.get)
+        glossed = {
+            line: " ".join(filter(None, (sentence(chunker.chunks(words)) for words in parts)))
+            for line, parts in sentences.items()
+        }
+        return ["".join(part if index % 2 else glossed[part] for index, part in enumerate(parts)) for parts in lines]
+
+    def _link(self, words: Sequence[Word]) -> dict[tuple[str, str], str]:
+        keys = dict.fromkeys(key for word in words if (key := concept_key(word)) and key not in self._lexicon.words)
+        return self._linker.link(keys)
