@@ -1,0 +1,86 @@
+"""Turns the texts and the source picture of one picture into the tensors its pipeline takes.
+
+Every picture is encoded by itself, so that its tensors do not depend on its neighbours in a batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from services.diffusion.model_folder import Family
+from services.diffusion.plan import Picture
+
+_FLUX_TOKENS = 512
+
+
+def encode(pipeline: Any, family: Family, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+    """Keyword arguments for the call of the pipeline, one row a picture."""
+    encoded = [_ENCODERS[family](pipeline, picture) for picture in pictures]
+    return {
+        name: torch.cat([one[name] for one in encoded]) for name, tensor in encoded[0].items() if tensor is not None
+    }
+
+
+def dropped_text(pipeline: Any, family: Family, prompt: str) -> str:
+    """The end of a prompt that the text encoder does not see because it reads only so many tokens; usually ""."""
+    tokenizer = pipeline.tokenizer_2 if family == "flux" else pipeline.tokenizer
+    most = _FLUX_TOKENS if family == "flux" else tokenizer.model_max_length
+    ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+    return str(tokenizer.decode(ids[most - 1 : -1], skip_special_tokens=True)) if len(ids) > most else ""
+
+
+def _guided(picture: Picture) -> bool:
+    return picture.settings.guidance_scale > 1
+
+
+def _negative(picture: Picture) -> str | None:
+    return picture.negative_prompt if picture.settings.has_negative_prompt else None
+
+
+def _encode_sd(pipeline: Any, picture: Picture) -> dict[str, Any]:
+    positive, negative = pipeline.encode_prompt(
+        picture.prompt, pipeline._execution_device, 1, _guided(picture), _negative(picture)
+    )
+    return {"prompt_embeds": positive, "negative_prompt_embeds": negative if _guided(picture) else None}
+
+
+def _encode_sdxl(pipeline: Any, picture: Picture) -> dict[str, Any]:
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    tensors = pipeline.encode_prompt(
+        picture.prompt,
+        device=pipeline._execution_device,
+        do_classifier_free_guidance=_guided(picture),
+        negative_prompt=_negative(picture),
+    )
+    return dict(zip(names, tensors, strict=True))
+
+
+def _encode_flux(pipeline: Any, picture: Picture) -> dict[str, Any]:
+    def tensors(prompt: str) -> tuple[Any, Any]:
+        embeds, pooled, _ = pipeline.encode_prompt(
+            prompt, None, device=pipeline._execution_device, max_sequence_length=_FLUX_TOKENS
+        )
+        return embeds, pooled
+
+    positive, pooled = tensors(picture.prompt)
+    encoded = {"prompt_embeds": positive, "pooled_prompt_embeds": pooled}
+    if picture.settings.has_negative_prompt and _guided(picture):
+        negative, negative_pooled = tensors(picture.negative_prompt)
+        encoded |= {"negative_prompt_embeds": negative, "negative_pooled_prompt_embeds": negative_pooled}
+    return encoded
+
+
+def _encode_pix2pix(pipeline: Any, picture: Picture) -> dict[str, Any]:
+    guided = _guided(picture)
+    embeds = pipeline._encode_prompt(
+        picture.prompt, pipeline._execution_device, 1, guided, picture.negative_prompt if guided else None
+    )
+    # The pipeline stacks text, image and unconditional branch; the last two see the same negative prompt.
+    positive, negative = (embeds[:1], embeds[1:2]) if guided else (embeds, None)
+    pixels = pipeline.image_processor.preprocess(picture.source).to(pipeline._execution_device, pipeline.vae.dtype)
+    latents = pipeline.vae.encode(pixels).latent_dist.mode()
+    return {"prompt_embeds": positive, "negative_prompt_embeds": negative, "image": latents}
+
+
+_ENCODERS = {"sd": _encode_sd, "sdxl": _encode_sdxl, "flux": _encode_flux, "pix2pix": _encode_pix2pix}

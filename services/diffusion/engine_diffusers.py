@@ -1,0 +1,95 @@
+"""Engine on diffusers: Stable Diffusion 1.x and XL, FLUX and InstructPix2Pix, with LoRA adapters per request."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+import PIL.Image
+import structlog
+import torch
+
+from narrative.catalogue import Catalogue
+from narrative.errors import WeightsError
+from services.diffusion.adapters import AdapterFolder
+from services.diffusion.batches import BatchPlanner
+from services.diffusion.blocking import generate
+from services.diffusion.drawing_thread import Batch, DrawingThread, Order
+from services.diffusion.engine import Emit, Image, ImageRequest, ModelInfo, Step
+from services.diffusion.model_folder import ModelCard, read_card
+from services.diffusion.pipelines import LoadedModel, quiet_libraries
+from services.diffusion.plan import Planner
+from services.diffusion.png import encode_png
+from services.diffusion.settings import DiffusionSettings
+
+log = structlog.get_logger()
+
+
+class DiffusersEngine:
+    """Holds every configured model in memory and draws batch after batch on one thread."""
+
+    def __init__(self, settings: DiffusionSettings, catalogue: Catalogue | None = None) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._adapters = AdapterFolder(settings.adapters_folder)
+        order = BatchPlanner(settings.max_batch_size, settings.batch_window_ms / 1000, settings.max_same_adapters)
+        self._thread = DrawingThread(self._draw, order, settings.max_queue)
+        self._cards: list[ModelCard] = []
+        self._loaded: dict[str, LoadedModel] = {}
+        self._planner: Planner | None = None
+
+    def load(self) -> None:
+        torch.set_num_threads(self._settings.num_threads or os.cpu_count() or 1)
+        if self._settings.deterministic:
+            # cuBLAS is deterministic only with a workspace of fixed size, which it reads from the environment.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        quiet_libraries()
+        catalogue = self._catalogue or Catalogue()
+        self._cards = [self._read_card(catalogue, model) for model in self._settings.models]
+        if len({card.id for card in self._cards}) < len(self._cards):
+            raise WeightsError(f"two models have one name: {', '.join(card.id for card in self._cards)}")
+        for card in self._cards:
+            self._loaded[card.id] = LoadedModel(card, self._adapters, self._settings)
+        self._planner = Planner(self._cards, self._adapters, self._settings)
+        self._thread.start()
+        for card in self._cards:
+            self._warm_up(card)
+
+    def close(self) -> None:
+        self._thread.close()
+        self._loaded.clear()
+
+    def models(self) -> list[ModelInfo]:
+        defaults = {card.task: card.id for card in reversed(self._cards)}
+        return [
+            ModelInfo(card.id, card.task, "diffusers", card.licence, is_default=defaults[card.task] == card.id)
+            for card in self._cards
+        ]
+
+    def submit(self, request: ImageRequest, emit: Emit) -> Order:
+        assert self._planner is not None, "load() comes first"
+        return self._thread.submit(self._planner.plan(request), emit)
+
+    def generate(self, request: ImageRequest) -> Iterator[Step | Image]:
+        return generate(self, request)
+
+    def _draw(self, batch: Batch) -> None:
+        self._loaded[batch.pictures[0].settings.model].draw(batch)
+
+    def _read_card(self, catalogue: Catalogue, model: str) -> ModelCard:
+        path = catalogue.resolve(model, self._settings.common.models_dir)
+        if model.startswith(("/", ".", "~")):
+            return read_card(path.resolve().name, path)
+        entry = catalogue.entry(model)
+        listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(entry.files.items()))
+        digest = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}" if listing else ""
+        return read_card(model, path, licence=entry.licence, digest=digest)
+
+    def _warm_up(self, card: ModelCard) -> None:
+        """One step at the model's own size: kernels are chosen and memory is taken before the first request."""
+        source = None
+        if card.task == "image-editing":
+            source = encode_png(PIL.Image.new("RGB", (card.width, card.height)), {})
+        request = ImageRequest("warm-up", model=card.id, seed=0, num_steps=2, source=source)
+        for event in self.generate(request):
+            log.debug("warm-up", model=card.id, event=type(event).__name__)

@@ -1,0 +1,159 @@
+"""protobuf to dataclasses and back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+
+from narrative.errors import InvalidInput, PayloadTooLarge
+from narrative.v1 import common_pb2, diffusion_pb2, diffusion_pb2_grpc
+from services.diffusion.engine import Adapter, DiffusionEngine, Event, Finished, Image, ImageRequest, Step
+
+CHUNK_BYTES = 256 * 1024
+_TASKS = {
+    "text-to-image": common_pb2.TASK_TEXT_TO_IMAGE,
+    "image-editing": common_pb2.TASK_IMAGE_EDITING,
+}
+
+
+class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
+    """Args:
+    max_upload_bytes: largest picture file to edit.
+    """
+
+    def __init__(self, engine: DiffusionEngine, max_upload_bytes: int) -> None:
+        self._engine = engine
+        self._max_upload_bytes = max_upload_bytes
+
+    async def GenerateImages(
+        self,
+        request: diffusion_pb2.GenerateImagesRequest,
+        context: grpc.aio.ServicerContext[
+            diffusion_pb2.GenerateImagesRequest, AsyncIterator[diffusion_pb2.GenerateImagesResponse]
+        ],
+    ) -> AsyncIterator[diffusion_pb2.GenerateImagesResponse]:
+        async with contextlib.aclosing(self._events(_request(request))) as events:
+            async for event in events:
+                if isinstance(event, Step):
+                    yield diffusion_pb2.GenerateImagesResponse(step=_step(event))
+                else:
+                    for chunk in _chunks(event):
+                        yield diffusion_pb2.GenerateImagesResponse(chunk=chunk)
+
+    async def EditImages(
+        self,
+        request_iterator: AsyncIterator[diffusion_pb2.EditImagesRequest],
+        context: grpc.aio.ServicerContext[
+            AsyncIterator[diffusion_pb2.EditImagesRequest], AsyncIterator[diffusion_pb2.EditImagesResponse]
+        ],
+    ) -> AsyncIterator[diffusion_pb2.EditImagesResponse]:
+        request = await self._receive(request_iterator)
+        async with contextlib.aclosing(self._events(request)) as events:
+            async for event in events:
+                if isinstance(event, Step):
+                    yield diffusion_pb2.EditImagesResponse(step=_step(event))
+                else:
+                    for chunk in _chunks(event):
+                        yield diffusion_pb2.EditImagesResponse(chunk=chunk)
+
+    async def _receive(self, messages: AsyncIterator[diffusion_pb2.EditImagesRequest]) -> ImageRequest:
+        options: diffusion_pb2.EditOptions | None = None
+        source = bytearray()
+        async for message in messages:
+            if message.HasField("options"):
+                if options is not None:
+                    raise InvalidInput("options came twice; only the first message carries them", field="options")
+                options = message.options
+            elif options is None:
+                raise InvalidInput("the first message must carry options", field="options")
+            else:
+                source += message.chunk
+            if len(source) > self._max_upload_bytes:
+                raise PayloadTooLarge(
+                    f"the picture is larger than the {self._max_upload_bytes} bytes accepted", field="chunk"
+                )
+        if options is None:
+            raise InvalidInput("the call carried no message; the first must carry options", field="options")
+        image_guidance = options.image_guidance_scale if options.HasField("image_guidance_scale") else None
+        return _request(options.generation, bytes(source), image_guidance)
+
+    async def _events(self, request: ImageRequest) -> AsyncIterator[Step | Image]:
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+
+        def emit(event: Event) -> None:
+            # The loop is closed when the process stops in the middle of a call.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        # Checking a picture to edit decodes it, which would hold up the event loop.
+        submitted = asyncio.ensure_future(asyncio.to_thread(self._engine.submit, request, emit))
+        try:
+            await asyncio.shield(submitted)
+            while not isinstance(event := await events.get(), Finished):
+                yield event
+            if event.error is not None:
+                raise event.error
+        finally:
+            submitted.add_done_callback(lambda done: None if done.exception() else done.result().cancel())
+
+
+def models(engine: DiffusionEngine) -> Iterator[common_pb2.Model]:
+    """The engine's models as messages."""
+    for model in engine.models():
+        yield common_pb2.Model(
+            id=model.id,
+            task=_TASKS[model.task],
+            engine=model.engine,
+            licence=model.licence,
+            languages=["en"],
+            is_default=model.is_default,
+        )
+
+
+def _request(
+    message: diffusion_pb2.GenerateImagesRequest, source: bytes | None = None, image_guidance: float | None = None
+) -> ImageRequest:
+    return ImageRequest(
+        prompt=message.prompt,
+        model=message.model,
+        negative_prompt=message.negative_prompt,
+        seed=message.seed if message.HasField("seed") else None,
+        num_images=message.num_images,
+        num_steps=message.num_inference_steps,
+        guidance_scale=message.guidance_scale if message.HasField("guidance_scale") else None,
+        width=message.width,
+        height=message.height,
+        scheduler=message.scheduler,
+        adapters=tuple(
+            Adapter(
+                one.name,
+                one.weight,
+                one.text_encoder_weight if one.HasField("text_encoder_weight") else one.weight,
+            )
+            for one in message.adapters
+        ),
+        source=source,
+        image_guidance_scale=image_guidance,
+    )
+
+
+def _step(step: Step) -> diffusion_pb2.Step:
+    return diffusion_pb2.Step(image_index=step.image_index, step=step.step, num_steps=step.num_steps)
+
+
+def _chunks(image: Image) -> Iterator[diffusion_pb2.ImageChunk]:
+    for start in range(0, len(image.png), CHUNK_BYTES):
+        yield diffusion_pb2.ImageChunk(
+            image_index=image.image_index,
+            data=image.png[start : start + CHUNK_BYTES],
+            last=start + CHUNK_BYTES >= len(image.png),
+            seed=image.seed,
+            width=image.width,
+            height=image.height,
+            duration_s=image.duration_s,
+            batch_size=image.batch_size,
+        )

@@ -1,0 +1,72 @@
+"""Settings of the diffusion service; the defaults are those of the embedded profile."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from narrative.settings import ServiceSettings
+
+
+class DiffusionSettings(ServiceSettings):
+    """Read from ``NARRATIVE_DIFFUSION__*``."""
+
+    model_config = SettingsConfigDict(env_prefix="NARRATIVE_DIFFUSION__", extra="ignore")
+
+    port: int = Field(50054, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    max_queue: int = Field(64, ge=0, description="Pictures that may wait; one more gets RESOURCE_EXHAUSTED.")
+    engine: Literal["diffusers", "fake"] = Field(
+        "diffusers",
+        description="Engine; 'fake' draws coloured squares after a fixed time, for tests of what is around.",
+    )
+    models: list[str] = Field(
+        ["storybook"],
+        min_length=1,
+        description="Catalogue ids or paths of diffusers folders; the first of each task is its default.",
+    )
+    adapters_dir: Path | None = Field(
+        None, description="Folder of LoRA adapters, one folder or .safetensors file each; data_dir/adapters if unset."
+    )
+    max_loaded_adapters: int = Field(8, ge=1, description="Adapters kept in memory beside each model.")
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto takes CUDA if it works.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Number format of the weights; auto takes bfloat16 where the hardware multiplies it natively.",
+    )
+    num_threads: int = Field(0, ge=0, description="CPU threads of one computation; 0 for all cores.")
+    deterministic: bool = Field(
+        True, description="Use deterministic GPU kernels, so that a seed always gives its picture."
+    )
+    vae_tiling_px: int = Field(1 << 21, ge=1, description="Pictures of more pixels than this are decoded in tiles.")
+
+    max_batch_size: int = Field(4, ge=1, le=64, description="Pictures drawn together.")
+    batch_window_ms: float = Field(5.0, ge=0, le=1000, description="Milliseconds to wait for others to draw with.")
+    pictures_per_call: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="Pictures in one call of a network, filled up with copies, so that the pixels do not depend on the "
+        "neighbours; 0 for the whole batch as it is: fastest, but neighbours change the last digits.",
+    )
+    max_same_adapters: int = Field(
+        4, ge=1, description="Batches in a row that may overtake older requests because their adapters are active."
+    )
+
+    min_size_px: int = Field(64, ge=8, multiple_of=8, description="Least width and height, pixels.")
+    max_size_px: int = Field(2048, ge=8, multiple_of=8, description="Greatest width and height, pixels.")
+    max_steps: int = Field(150, ge=1, le=1000, description="Most denoising steps.")
+    max_guidance_scale: float = Field(30.0, gt=0, description="Greatest guidance scale.")
+    max_adapter_weight: float = Field(4.0, gt=0, description="Greatest absolute weight of an adapter.")
+    max_adapters: int = Field(4, ge=0, description="Most adapters in one request.")
+    max_prompt_chars: int = Field(4000, ge=1, description="Longest prompt, characters.")
+    max_upload_bytes: int = Field(20 << 20, ge=1, description="Largest picture file to edit, bytes.")
+    max_upload_px: int = Field(40_000_000, ge=1, description="Most pixels of a picture to edit.")
+
+    fake_batch_s: float = Field(0.05, ge=0, description="Seconds the fake engine takes for a batch.")
+
+    @property
+    def adapters_folder(self) -> Path:
+        """The adapters folder, wherever it was set."""
+        return self.adapters_dir or self.common.data_dir / "adapters"
