@@ -13,6 +13,7 @@ from narrative.runtime.metrics import BATCH_SIZE, QUEUE_DEPTH, RUNNING
 from services.diffusion.batches import BatchPlanner, Job
 from services.diffusion.engine import Emit, Finished, Image, Step
 from services.diffusion.plan import Picture
+from services.diffusion.settings import DiffusionSettings
 
 SERVICE = "diffusion"
 log = structlog.get_logger()
@@ -126,14 +127,15 @@ class DrawingThread:
 
     Args:
         draw: draws a batch; an error it raises is handed to every request of the batch.
-        planner: decides about the order.
-        max_queue: pictures that may wait.
+        settings: the bounds of batches and of the queue.
     """
 
-    def __init__(self, draw: Draw, planner: BatchPlanner[PictureJob], max_queue: int) -> None:
+    def __init__(self, draw: Draw, settings: DiffusionSettings) -> None:
         self._draw = draw
-        self._planner = planner
-        self._max_queue = max_queue
+        self._planner: BatchPlanner[PictureJob] = BatchPlanner(
+            settings.max_batch_size, settings.batch_window_ms / 1000, settings.max_same_adapters
+        )
+        self._max_queue = settings.max_queue
         self._changed = threading.Condition()
         self._closing = False
         self._running: list[PictureJob] = []

@@ -11,7 +11,6 @@ import torch
 from narrative.catalogue import Catalogue
 from narrative.errors import WeightsError
 from services.diffusion.adapters import AdapterFolder
-from services.diffusion.batches import BatchPlanner
 from services.diffusion.blocking import generate
 from services.diffusion.drawing_thread import Batch, DrawingThread, Order
 from services.diffusion.engine import Emit, Image, ImageRequest, ModelInfo, Step
@@ -31,8 +30,7 @@ class DiffusersEngine:
         self._settings = settings
         self._catalogue = catalogue
         self._adapters = AdapterFolder(settings.adapters_folder)
-        order = BatchPlanner(settings.max_batch_size, settings.batch_window_ms / 1000, settings.max_same_adapters)
-        self._thread = DrawingThread(self._draw, order, settings.max_queue)
+        self._thread = DrawingThread(self._draw, settings)
         self._cards: list[ModelCard] = []
         self._loaded: dict[str, LoadedModel] = {}
         self._planner: Planner | None = None

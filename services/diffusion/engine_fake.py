@@ -12,7 +12,6 @@ from pathlib import Path
 import PIL.Image
 
 from services.diffusion.adapters import AdapterFolder
-from services.diffusion.batches import BatchPlanner
 from services.diffusion.blocking import generate
 from services.diffusion.drawing_thread import Batch, DrawingThread, Drawn, Order
 from services.diffusion.engine import Emit, Image, ImageRequest, ModelInfo, Step
@@ -29,8 +28,7 @@ class FakeEngine:
         self._settings = settings
         self._cards = [_card("fake", "text-to-image"), _card("fake-edit", "image-editing")]
         self._planner = Planner(self._cards, AdapterFolder(settings.adapters_folder), settings)
-        order = BatchPlanner(settings.max_batch_size, settings.batch_window_ms / 1000, settings.max_same_adapters)
-        self._thread = DrawingThread(self._draw, order, settings.max_queue)
+        self._thread = DrawingThread(self._draw, settings)
         self._closed = threading.Event()
 
     def load(self) -> None:

@@ -123,7 +123,7 @@ def read_card(model_id: str, path: Path, *, licence: str = "", digest: str = "")
 
 def _native_side(path: Path, kind: _Kind) -> int:
     vae = _read_json(path / "vae" / "config.json")
-    scale = 2 ** (len(vae["block_out_channels"]) - 1)
+    scale = 1 << (len(vae["block_out_channels"]) - 1)
     if kind.family == "flux":
         # The transformer of FLUX knows no size of its own; the pipeline draws 128 latents a side by default.
         return 128 * scale

@@ -123,8 +123,8 @@ class LoadedModel:
             torch.cuda.empty_cache()
         settings = picture.settings
         return OutOfMemory(
-            f"no memory on {self._device.type} for {num_pictures} pictures of {settings.width}x{settings.height}; ask for "
-            "smaller pictures, or lower max_batch_size",
+            f"no memory on {self._device.type} for {num_pictures} pictures of {settings.width}x{settings.height}; "
+            "ask for smaller pictures, or lower max_batch_size",
             retry_after_s=5.0,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 import grpc
 
@@ -80,7 +80,7 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
         image_guidance = options.image_guidance_scale if options.HasField("image_guidance_scale") else None
         return _request(options.generation, bytes(source), image_guidance)
 
-    async def _events(self, request: ImageRequest) -> AsyncIterator[Step | Image]:
+    async def _events(self, request: ImageRequest) -> AsyncGenerator[Step | Image, None]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
 

@@ -18,7 +18,7 @@ class DiffusionSettings(ServiceSettings):
     max_queue: int = Field(64, ge=0, description="Pictures that may wait; one more gets RESOURCE_EXHAUSTED.")
     engine: Literal["diffusers", "fake"] = Field(
         "diffusers",
-        description="Engine; 'fake' draws coloured squares after a fixed time, for tests of what is around.",
+        description="Engine; 'fake' draws coloured squares after a fixed time, for tests.",
     )
     models: list[str] = Field(
         ["storybook"],
@@ -33,12 +33,10 @@ class DiffusionSettings(ServiceSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto takes CUDA if it works.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the weights; auto takes bfloat16 where the hardware multiplies it natively.",
+        description="Number format of the weights; auto takes bfloat16 where the hardware multiplies it.",
     )
     num_threads: int = Field(0, ge=0, description="CPU threads of one computation; 0 for all cores.")
-    deterministic: bool = Field(
-        True, description="Use deterministic GPU kernels, so that a seed always gives its picture."
-    )
+    deterministic: bool = Field(True, description="Use deterministic GPU kernels: a seed always gives its picture.")
     vae_tiling_px: int = Field(1 << 21, ge=1, description="Pictures of more pixels than this are decoded in tiles.")
 
     max_batch_size: int = Field(4, ge=1, le=64, description="Pictures drawn together.")

@@ -35,7 +35,7 @@ class PictureSplitter:
         self._wanted = wanted
 
     def wrap(self, call: Callable[..., Any]) -> Callable[..., tuple[torch.Tensor]]:
-        """``call``, split. Its first argument is a tensor (rows, ...) whose row r * pictures + p belongs to picture p."""
+        """``call``, split; row r * pictures + p of its first argument, a tensor, belongs to picture p."""
 
         def split(*args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
             first = args[0] if args else kwargs["hidden_states"]
