@@ -3,10 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from services.translation.gloss.chunks import Chunk
 
 _FRONT = frozenset({"conjunction", "relative"})
+_QUESTIONS = frozenset({"что", "кто", "сколько", "какой"})
 
 
 def sentence(chunks: Sequence[Chunk]) -> str:
@@ -91,12 +93,12 @@ def _join_nouns(chunks: Sequence[Chunk]) -> list[Chunk]:
 
 def _clause(chunks: Sequence[Chunk]) -> str:
     """One clause, subject before verb before object before place."""
-    front = [chunk for chunk in chunks if chunk.kind in _FRONT or chunk.word.lemma in ("что", "кто")]
-    rest = [chunk for chunk in chunks if chunk not in front]
+    front = list(takewhile(lambda chunk: chunk.kind in _FRONT or chunk.word.lemma in _QUESTIONS, chunks))
+    rest = list(chunks[len(front) :])
     verb = next((i for i, chunk in enumerate(rest) if chunk.kind == "verb"), None)
     if verb is not None:
         before, after = rest[:verb], rest[verb + 1 :]
-        if not any(_may_be_subject(chunk, rest[verb]) for chunk in before):
+        if not any(_may_be_subject(chunk) for chunk in before):
             subject = next((chunk for chunk in after if _is_inverted_subject(chunk, rest[verb])), None)
             if subject:
                 after.remove(subject)
@@ -109,7 +111,7 @@ def _clause(chunks: Sequence[Chunk]) -> str:
     return " ".join(filter(None, [chunk.english for chunk in (*front, *rest)] + tails))
 
 
-def _may_be_subject(chunk: Chunk, verb: Chunk) -> bool:
+def _may_be_subject(chunk: Chunk) -> bool:
     return chunk.kind == "foreign" or (chunk.kind == "noun" and chunk.word.case == "nomn")
 
 

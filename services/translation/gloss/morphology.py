@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal
 
 import pymorphy3
@@ -57,7 +58,7 @@ def analyse(sentence: str, prepositions: Mapping[str, frozenset[str]]) -> list[W
     if not columns:
         return []
     best: list[list[tuple[float, int]]] = [[(_emission(word), -1) for word in columns[0]]]
-    for previous, current in zip(columns, columns[1:], strict=False):
+    for previous, current in pairwise(columns):
         row = []
         for word in current:
             score, back = max(
@@ -136,6 +137,8 @@ def _agreement(left: Word, right: Word, prepositions: Mapping[str, frozenset[str
         if agrees and not left.plural and left.tags & genders and right.tags & genders:
             agrees = bool(left.tags & right.tags & genders)
         return 1.0 if agrees else -0.5
+    if left.lower == "что" and right.pos == "VERB":
+        return 2.0 if left.pos == "NPRO" else 0.0
     if left.pos == "NUMR" and right.pos == "NOUN":
         return 0.7 if right.case == "gent" else 0.0
     if left.pos == "NOUN" and right.pos == "NOUN":

@@ -7,19 +7,9 @@ from services.translation.gloss.lexicon import OMITTED, Lexicon
 from services.translation.gloss.morphology import Word
 
 _POSSESSIVES = frozenset({"его", "ее", "их"})
-_TRANSLITERATION = dict(zip("абвгдезийклмнопрстуфыэ", "abvgdeziyklmnoprstufye", strict=True)) | {
-    "ж": "zh",
-    "х": "kh",
-    "ц": "ts",
-    "ч": "ch",
-    "ш": "sh",
-    "щ": "shch",
-    "ъ": "",
-    "ь": "",
-    "ю": "yu",
-    "я": "ya",
-    "ё": "yo",
-}
+_TRANSLITERATION = dict(zip("абвгдезийклмнопрстуфыэ", "abvgdeziyklmnoprstufye", strict=True))
+_TRANSLITERATION |= {"ё": "yo", "ж": "zh", "х": "kh", "ц": "ts", "ч": "ch", "ш": "sh", "щ": "shch", "ъ": "", "ь": ""}
+_TRANSLITERATION |= {"ю": "yu", "я": "ya"}
 
 
 @dataclass(frozen=True)
