@@ -1,7 +1,9 @@
 """Engine on diffusers: Stable Diffusion 1.x and XL, FLUX and InstructPix2Pix, with LoRA adapters per request."""
 
+import collections
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 
 import PIL.Image
@@ -84,10 +86,11 @@ class DiffusersEngine:
         return read_card(model, path, licence=entry.licence, digest=digest)
 
     def _warm_up(self, card: ModelCard) -> None:
-        """One step at the model's own size: kernels are chosen and memory is taken before the first request."""
+        """Two steps at the model's own size: kernels are chosen and memory is taken before the first request."""
         source = None
         if card.task == "image-editing":
             source = encode_png(PIL.Image.new("RGB", (card.width, card.height)), {})
         request = ImageRequest("warm-up", model=card.id, seed=0, num_steps=2, source=source)
-        for event in self.generate(request):
-            log.debug("warm-up", model=card.id, event=type(event).__name__)
+        started_s = time.monotonic()
+        collections.deque(self.generate(request), maxlen=0)
+        log.info("warm", model=card.id, warm_up_s=round(time.monotonic() - started_s, 2))

@@ -1,9 +1,9 @@
 """Reads what a diffusers folder says about itself, without loading a single weight."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from narrative.errors import WeightsError, WeightsMissing
@@ -70,7 +70,7 @@ class ModelCard:
     schedulers: tuple[str, ...]
     licence: str = ""
     digest: str = ""
-    shapes: MappingProxyType[str, Shapes] = field(default=MappingProxyType({}), repr=False)
+    shapes: Mapping[str, Shapes] = field(default_factory=dict, repr=False, compare=False)
 
 
 def read_card(model_id: str, path: Path, *, licence: str = "", digest: str = "") -> ModelCard:
@@ -117,7 +117,7 @@ def read_card(model_id: str, path: Path, *, licence: str = "", digest: str = "")
         schedulers=tuple(dict.fromkeys((*kind.schedulers, scheduler))),
         licence=licence,
         digest=digest,
-        shapes=MappingProxyType({name: _component_shapes(path / name) for name in weighted}),
+        shapes={name: _component_shapes(path / name) for name in weighted},
     )
 
 

@@ -188,7 +188,7 @@ def _load(card: ModelCard, dtype: torch.dtype) -> Any:
         options = {"add_watermarker": False}
     try:
         pipeline = _CLASSES[card.family].from_pretrained(
-            str(card.path), torch_dtype=dtype, use_safetensors=True, local_files_only=True, **options
+            str(card.path), dtype=dtype, use_safetensors=True, local_files_only=True, **options
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise WeightsError(f"{card.path}: the pipeline cannot be loaded: {error}") from error
