@@ -1,0 +1,176 @@
+"""CTranslate2 models: Marian (OPUS-MT) and NLLB, told apart by their own files.
+
+A model folder is what ``ct2-transformers-converter --copy_files`` makes, with the tokenizer beside it:
+
+- Marian: ``model.bin``, ``source.spm``, ``target.spm``. One direction; the source ends with ``</s>``.
+- NLLB: ``model.bin`` and ``tokenizer.json`` (or ``sentencepiece.bpe.model``). The source is
+  ``<language> text </s>`` and the output is forced to begin with the target's FLORES-200 code.
+"""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from narrative.catalogue import Catalogue
+from narrative.errors import OutOfMemory, WeightsCorrupt, WeightsMissing
+from services.translation.engine import EngineInfo
+from services.translation.flores import FLORES
+from services.translation.settings import TranslationSettings
+from services.translation.splitting import join_pieces, split_text
+
+END = "</s>"
+# Marian and NLLB were trained on sentences and cut what is longer; their position tables may end at 512.
+MAX_PIECE_TOKENS = 200
+MAX_OUTPUT_TOKENS = 500
+
+
+class Tokenizer(Protocol):
+    def encode(self, text: str) -> list[str]: ...
+
+    def decode(self, tokens: list[str]) -> str: ...
+
+
+class CTranslate2Engine:
+    """Sentence by sentence, in batches of a bounded number of tokens.
+
+    Args:
+        settings: model, languages, device, beams.
+        catalogue: where model ids are looked up.
+    """
+
+    def __init__(self, settings: TranslationSettings, catalogue: Catalogue | None = None) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._translator: Any = None
+        self._source: Tokenizer | None = None
+        self._target: Tokenizer | None = None
+        self._kind: Literal["marian", "nllb"] = "marian"
+        self._licence = ""
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> EngineInfo:
+        languages = tuple(self._settings.ctranslate2_languages)
+        if self._kind == "nllb":
+            return EngineInfo("ctranslate2", languages, languages, self._licence)
+        return EngineInfo("ctranslate2", languages[:1], languages[-1:], self._licence)
+
+    def load(self) -> None:
+        """Reads model and tokenizer.
+
+        Raises:
+            WeightsMissing: a file of the model is not there.
+            WeightsCorrupt: CTranslate2 or the tokenizer cannot read a file.
+        """
+        import ctranslate2
+
+        settings = self._settings
+        catalogue = self._catalogue or Catalogue()
+        folder = catalogue.resolve(settings.ctranslate2_model, settings.common.models_dir)
+        self._licence = next((entry.licence for entry in catalogue if entry.id == settings.ctranslate2_model), "")
+        self._kind = detect_kind(folder)
+        try:
+            if self._kind == "marian":
+                self._source = SentencePieceTokenizer(folder / "source.spm")
+                self._target = SentencePieceTokenizer(folder / "target.spm")
+            else:
+                self._source = self._target = nllb_tokenizer(folder)
+            self._translator = ctranslate2.Translator(
+                str(folder), device=settings.device, compute_type=settings.compute_type, intra_threads=settings.threads
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise WeightsCorrupt(f"{folder.name}: cannot be loaded: {error}") from error
+
+    def close(self) -> None:
+        self._translator = None
+
+    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+        """Translates texts of any length.
+
+        Raises:
+            OutOfMemory: the device has no room for the batch.
+        """
+        assert self._source is not None
+        assert self._target is not None
+        encode = self._source.encode
+        split = [split_text(text, lambda piece: len(encode(piece)), MAX_PIECE_TOKENS) for text in texts]
+        pieces = [piece for parts in split for piece in parts if piece.strip()]
+        tokens = [self._frame(encode(piece), source) for piece in pieces]
+        prefix = [[FLORES[target]]] * len(pieces) if self._kind == "nllb" else None
+        try:
+            with self._lock:
+                results = self._translator.translate_batch(
+                    tokens,
+                    target_prefix=prefix,
+                    beam_size=self._settings.beam_size,
+                    max_batch_size=self._settings.max_batch_tokens,
+                    batch_type="tokens",
+                    max_input_length=0,
+                    max_decoding_length=MAX_OUTPUT_TOKENS,
+                )
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower():
+                raise OutOfMemory(f"no room on {self._settings.device} for {len(pieces)} sentences") from error
+            raise
+        hypotheses = (result.hypotheses[0][1 if prefix else 0 :] for result in results)
+        translated = iter([self._target.decode(hypothesis) for hypothesis in hypotheses])
+        return [join_pieces(parts, translated) for parts in split]
+
+    def _frame(self, tokens: list[str], source: str) -> list[str]:
+        return [FLORES[source], *tokens, END] if self._kind == "nllb" else [*tokens, END]
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model file."""
+
+    def __init__(self, path: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = SentencePieceProcessor(model_file=str(path))
+
+    def encode(self, text: str) -> list[str]:
+        tokens: list[str] = self._processor.encode(text, out_type=str)
+        return tokens
+
+    def decode(self, tokens: list[str]) -> str:
+        return str(self._processor.decode(tokens))
+
+
+class JsonTokenizer:
+    """A ``tokenizer.json`` of the tokenizers library, without its template: language codes are added by the engine."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as FastTokenizer
+
+        self._tokenizer = FastTokenizer.from_file(str(path))
+
+    def encode(self, text: str) -> list[str]:
+        tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
+        return tokens
+
+    def decode(self, tokens: list[str]) -> str:
+        ids = [self._tokenizer.token_to_id(token) for token in tokens]
+        return str(self._tokenizer.decode([i for i in ids if i is not None], skip_special_tokens=True))
+
+
+def detect_kind(folder: Path) -> Literal["marian", "nllb"]:
+    """Tells by its files what a model folder holds.
+
+    Raises:
+        WeightsMissing: neither a Marian nor an NLLB model; says which files are expected.
+    """
+    if (folder / "model.bin").is_file():
+        if (folder / "source.spm").is_file() and (folder / "target.spm").is_file():
+            return "marian"
+        if (folder / "tokenizer.json").is_file() or (folder / "sentencepiece.bpe.model").is_file():
+            return "nllb"
+    raise WeightsMissing(
+        f"{folder.name}: expected model.bin with source.spm and target.spm (Marian), "
+        "or with tokenizer.json or sentencepiece.bpe.model (NLLB)"
+    )
+
+
+def nllb_tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    return JsonTokenizer(path) if path.is_file() else SentencePieceTokenizer(folder / "sentencepiece.bpe.model")

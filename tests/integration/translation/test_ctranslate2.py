@@ -1,0 +1,155 @@
+"""The real CTranslate2 engine with tiny random models, converted on the spot: the wiring is under test, not quality."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from ctranslate2.converters import TransformersConverter
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+    MarianTokenizer,
+    NllbTokenizer,
+)
+
+from narrative.errors import WeightsCorrupt, WeightsMissing
+from services.translation.engine_ctranslate2 import CTranslate2Engine
+from services.translation.settings import TranslationSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+
+CORPUS = [
+    "На фотографии маленькая девочка сидит на зелёной траве рядом с большой собакой.",
+    "Две кошки спят на мягком диване, а третья смотрит в окно.",
+    "A little girl is sitting on the green grass next to a big dog.",
+    "Two cats are sleeping on a soft sofa and the third is looking out the window.",
+]
+SIZES = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+}
+
+
+def sentencepiece_model(folder: Path) -> Path:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 5),
+        model_prefix=str(folder / "spm"),
+        vocab_size=78,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    return folder / "spm.model"
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Marian model as OPUS publishes them, converted to CTranslate2."""
+    work, source = tmp_path_factory.mktemp("spm"), tmp_path_factory.mktemp("marian")
+    spm = sentencepiece_model(work)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(spm))
+    pieces = [processor.id_to_piece(i) for i in range(3, processor.vocab_size())]
+    vocabulary = {piece: i for i, piece in enumerate(["</s>", "<unk>", *pieces, "<pad>"])}
+    (source / "vocab.json").write_text(json.dumps(vocabulary))
+    for name in ("source.spm", "target.spm"):
+        (source / name).write_bytes(spm.read_bytes())
+    torch.manual_seed(0)
+    pad = vocabulary["<pad>"]
+    config = MarianConfig(
+        vocab_size=len(vocabulary), max_position_embeddings=512, pad_token_id=pad, eos_token_id=0,
+        decoder_start_token_id=pad, forced_eos_token_id=0, bos_token_id=None, **SIZES,
+    )  # fmt: skip
+    MarianMTModel(config).save_pretrained(source)
+    MarianTokenizer(
+        str(source / "source.spm"), str(source / "target.spm"), str(source / "vocab.json"), source_lang="ru"
+    ).save_pretrained(source)
+    target = tmp_path_factory.mktemp("converted") / "marian"
+    TransformersConverter(str(source), copy_files=["source.spm", "target.spm"]).convert(str(target))
+    return target
+
+
+@pytest.fixture(scope="module")
+def nllb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An NLLB model of two languages, converted to CTranslate2."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=200, special_tokens=special))
+    bpe = json.loads(trained.to_str())["model"]
+    tokenizer = NllbTokenizer(
+        vocab=bpe["vocab"],
+        merges=[tuple(merge) for merge in bpe["merges"]],
+        additional_special_tokens=["eng_Latn", "rus_Cyrl"],
+    )
+    torch.manual_seed(0)
+    config = M2M100Config(
+        vocab_size=len(tokenizer), max_position_embeddings=512, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        decoder_start_token_id=2, **SIZES,
+    )  # fmt: skip
+    source = tmp_path_factory.mktemp("nllb")
+    M2M100ForConditionalGeneration(config).save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    target = tmp_path_factory.mktemp("converted") / "nllb"
+    TransformersConverter(str(source), copy_files=["tokenizer.json"]).convert(str(target))
+    return target
+
+
+def make_engine(model: Path, **settings: object) -> CTranslate2Engine:
+    engine = CTranslate2Engine(TranslationSettings(ctranslate2_model=str(model), threads=1, beam_size=1, **settings))
+    engine.load()
+    return engine
+
+
+def test_marian_translates_in_order_and_alone_as_in_a_batch(marian: Path) -> None:
+    engine = make_engine(marian)
+    together = engine.translate(CORPUS[:2], "ru", "en")
+    assert together == [engine.translate([text], "ru", "en")[0] for text in CORPUS[:2]]
+    assert all(together)
+    assert engine.info.sources == ("ru",)
+    assert engine.info.targets == ("en",)
+
+
+def test_long_text_is_translated_whole(marian: Path) -> None:
+    engine = make_engine(marian)
+    one = engine.translate([CORPUS[0]], "ru", "en")[0]
+    assert engine.translate([" ".join([CORPUS[0]] * 40)], "ru", "en") == [" ".join([one] * 40)]
+
+
+def test_line_breaks_are_kept(marian: Path) -> None:
+    engine = make_engine(marian)
+    one, two = engine.translate(CORPUS[:2], "ru", "en")
+    assert engine.translate([f"{CORPUS[0]}\n\n{CORPUS[1]}"], "ru", "en") == [f"{one}\n\n{two}"]
+
+
+def test_nllb_is_told_apart_and_translates_both_ways(nllb: Path) -> None:
+    engine = make_engine(nllb, ctranslate2_languages=["ru", "en"])
+    to_english = engine.translate(CORPUS[:2], "ru", "en")
+    to_russian = engine.translate(CORPUS[:2], "en", "ru")
+    assert all(to_english)
+    assert to_english != to_russian  # The codes of the languages reach the model.
+    assert not any(code in text for text in to_english + to_russian for code in ("eng_Latn", "rus_Cyrl", "</s>"))
+    assert engine.info.targets == ("ru", "en")
+
+
+def test_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(WeightsMissing, match=r"source\.spm"):
+        make_engine(tmp_path)
+
+
+def test_broken_weights_are_refused(marian: Path, tmp_path: Path) -> None:
+    for file in marian.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.bin").write_bytes(b"not a model")
+    with pytest.raises(WeightsCorrupt):
+        make_engine(tmp_path)
