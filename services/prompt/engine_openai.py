@@ -1,5 +1,6 @@
 """The production and embedded engine: the ScenePipeline over an OpenAI-compatible server."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,14 +23,14 @@ class OpenAiPromptEngine:
         self._running = 0
 
     def load(self) -> None:
-        """Reads the templates and waits for the LLM server.
+        """Reads the templates, waits for the LLM server and warms it up.
 
         Raises:
             ServiceUnavailable: the server did not become ready within ``startup_wait_s``.
         """
-        for language in self._settings.languages:
-            templates(language)
-        self._llm.wait_ready()
+        beginnings = [templates(language).scene_messages(".") for language in self._settings.languages]
+        if self._settings.startup_wait_s:
+            asyncio.run(self._llm.warm_up(beginnings))
 
     def close(self) -> None:
         self._llm.close()

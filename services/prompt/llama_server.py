@@ -47,6 +47,10 @@ def parameters(settings: LlamaSettings) -> xllamacpp.CommonParams:
         cpu.n_threads = settings.threads
         # Threads that spin while they wait would take the cores from the rest of the ensemble.
         cpu.poll = 0
+    # Whatever else is decoded at the same time, and whatever was cached, the same request gets the same answer bit for
+    # bit: the fused attention kernel and a KV cache in half precision round differently for every size of batch.
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.ui = False
     params.verbosity = 1
     return params

@@ -19,8 +19,8 @@ class LlamaSettings(BaseSettings):
         ge=1,
         description="Threads that compute together; with more than there are idle cores each waits for the others.",
     )
-    n_parallel: int = Field(4, ge=1, description="Requests worked on at the same time, each in a slot of its own.")
-    context_size: int = Field(2048, ge=512, description="Longest prompt and answer together, in tokens, of one slot.")
+    n_parallel: int = Field(2, ge=1, description="Requests worked on at the same time, each in a slot of its own.")
+    context_size: int = Field(1280, ge=512, description="Longest prompt and answer together, in tokens, of one slot.")
     prompt_cache_mib: int = Field(128, ge=0, description="Memory for prompts to be used again, in MiB.")
     repeat_penalty: float = Field(
         1.0,

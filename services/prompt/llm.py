@@ -44,43 +44,57 @@ class OpenAiLlm:
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.llm_max_concurrency)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._client = openai.AsyncOpenAI(
-            base_url=settings.llm_url,
-            api_key=settings.llm_api_key or "none",
-            timeout=settings.llm_timeout_s,
-            max_retries=0,
-        )
+        self._client = self._new_client()
 
-    def wait_ready(self) -> None:
-        """Blocks until the server lists its models.
+    async def warm_up(self, beginnings: Sequence[Sequence[Message]]) -> None:
+        """Waits until the server lists its models, and lets every slot read what later calls begin with.
+
+        Uses connections of its own, and so may run on another event loop than ``ask``.
 
         Raises:
-            ServiceUnavailable: it did not within ``startup_wait_s``.
+            ServiceUnavailable: the server did not list its models within ``startup_wait_s``.
         """
         settings = self._settings
-        if not settings.startup_wait_s:
-            return
         until = time.monotonic() + settings.startup_wait_s
-        with openai.OpenAI(
-            base_url=settings.llm_url, api_key=settings.llm_api_key or "none", timeout=5.0, max_retries=0
-        ) as client:
+        async with self._new_client() as client:
             while True:
                 try:
-                    names = [model.id for model in client.models.list()]
-                    log.info("llm server is ready", url=settings.llm_url, models=names)
-                    return
+                    models = await client.models.list()
+                    break
                 except openai.OpenAIError as error:
                     if time.monotonic() > until:
                         raise ServiceUnavailable(
-                            f"the LLM server at {settings.llm_url} did not become ready within "
+                            f"the LLM server at {settings.llm_base_url} did not become ready within "
                             f"{settings.startup_wait_s:g} s: {error}"
                         ) from error
-                time.sleep(0.2)
+                await asyncio.sleep(0.2)
+            calls = [
+                client.chat.completions.create(
+                    model=settings.llm_model, messages=cast("Any", list(messages)), temperature=0.0, max_tokens=1
+                )
+                for messages in beginnings
+                for _ in range(settings.llm_max_concurrency)
+            ]
+            for failed in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(failed, openai.OpenAIError):  # Calls say it better, and may still succeed.
+                    log.warning("warm-up of the llm server failed", error=str(failed))
+                elif isinstance(failed, BaseException):
+                    raise failed
+        log.info("llm server is ready", url=settings.llm_base_url, models=[model.id for model in models.data])
 
     def close(self) -> None:
         """Closes the connections; called on a thread while the event loop that used them still turns."""
         if self._loop is not None and self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=5.0)
+
+    def _new_client(self) -> openai.AsyncOpenAI:
+        settings = self._settings
+        return openai.AsyncOpenAI(
+            base_url=settings.llm_base_url,
+            api_key=settings.llm_api_key or "none",
+            timeout=settings.llm_timeout_s,
+            max_retries=0,
+        )
 
     async def ask(self, messages: Sequence[Message], schema: Schema) -> Answer:
         """Asks without sampling for JSON that obeys ``schema``.
@@ -108,11 +122,11 @@ class OpenAiLlm:
                 )
             except openai.APITimeoutError as error:
                 raise DeadlineExceeded(
-                    f"the LLM server at {settings.llm_url} did not answer within {settings.llm_timeout_s:g} s"
+                    f"the LLM server at {settings.llm_base_url} did not answer within {settings.llm_timeout_s:g} s"
                 ) from error
             except openai.APIConnectionError as error:
                 raise ServiceUnavailable(
-                    f"the LLM server at {settings.llm_url} cannot be reached", retry_after_s=2.0
+                    f"the LLM server at {settings.llm_base_url} cannot be reached", retry_after_s=2.0
                 ) from error
             except openai.APIStatusError as error:
                 raise self._translated(error) from error
@@ -120,7 +134,7 @@ class OpenAiLlm:
         return Answer(choice.message.content or "", choice.finish_reason != "length")
 
     def _translated(self, error: openai.APIStatusError) -> Exception:
-        url, said = self._settings.llm_url, _said(error)
+        url, said = self._settings.llm_base_url, _said(error)
         if error.status_code in (429, 503):
             return ResourceExhausted(
                 f"the LLM server at {url} is busy: {said}", retry_after_s=_retry_after_s(error.response.headers)

@@ -22,12 +22,12 @@ class PromptSettings(ServiceSettings):
     engine: Literal["openai", "fake"] = Field(
         "openai", description="openai: any OpenAI-compatible server; fake: fixed answers, for load tests only."
     )
-    llm_url: str = Field("http://127.0.0.1:8081/v1", description="Base URL of the OpenAI-compatible server.")
+    llm_base_url: str = Field("http://127.0.0.1:8081/v1", description="Base URL of the OpenAI-compatible server.")
     llm_model: str = Field("smollm2-135m", description="Name of the model as that server knows it.")
     llm_api_key: str = Field("", description="Bearer token for the server; empty where it asks for none.")
     llm_timeout_s: float = Field(60.0, gt=0, description="Longest one LLM call may take, in seconds.")
     llm_max_concurrency: int = Field(
-        4, ge=1, description="LLM calls under way at the same time; the slots of llama.cpp, 32 and more for vLLM."
+        2, ge=1, description="LLM calls under way at the same time; the slots of llama.cpp, 32 and more for vLLM."
     )
     llm_seed: int = Field(0, ge=0, description="Seed sent along; with temperature 0 it only breaks ties.")
     llm_max_tokens: int = Field(256, ge=32, description="Longest answer, in tokens.")
@@ -52,8 +52,9 @@ class PromptSettings(ServiceSettings):
     max_lines: int = Field(2000, ge=1, description="Most lines in one call.")
     max_line_chars: int = Field(4000, ge=1, description="Longest line, in characters.")
     max_text_chars: int = Field(
-        2400,
+        600,
         ge=200,
-        description="Characters of a speaker's text shown to the LLM; the lines with most to see go first.",
+        description="Characters of a speaker's text shown to the LLM, the lines with most to see before others; "
+        "short by default, because reading is what a CPU is slow at.",
     )
     fake_service_time_s: float = Field(0.05, ge=0, description="Seconds the fake engine takes for one speaker.")
