@@ -1,6 +1,5 @@
 """The production diarizer: a pyannote.audio pipeline from a local folder."""
 
-import os
 import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -23,14 +22,15 @@ class PyannoteDiarizer:
         self.info = ModelInfo(Path(settings.pyannote_pipeline).name, "diarization", "pyannote", is_default=True)
 
     def load(self) -> None:
-        # Read when the library is imported, so it must be set before.
-        os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
         try:
             from pyannote.audio import Pipeline
+            from pyannote.audio.telemetry import set_telemetry_metrics
         except ImportError as error:
             raise WeightsError(
                 "the pyannote diarizer needs pyannote.audio: pip install 'colorized-narrative[pyannote]'"
             ) from error
+        set_telemetry_metrics(False)
+        torch.set_num_threads(self._settings.cpu_threads)
         folder = Catalogue().resolve(self._settings.pyannote_pipeline, self._settings.common.models_dir)
         try:
             pipeline = Pipeline.from_pretrained(folder)
