@@ -64,7 +64,7 @@ class OpenAiLlm:
                 except openai.OpenAIError as error:
                     if time.monotonic() > until:
                         raise ServiceUnavailable(
-                            f"the LLM server at {settings.llm_base_url} did not become ready within "
+                            f"the LLM server at {settings.llm_url} did not become ready within "
                             f"{settings.startup_wait_s:g} s: {error}"
                         ) from error
                 await asyncio.sleep(0.2)
@@ -80,7 +80,7 @@ class OpenAiLlm:
                     log.warning("warm-up of the llm server failed", error=str(failed))
                 elif isinstance(failed, BaseException):
                     raise failed
-        log.info("llm server is ready", url=settings.llm_base_url, models=[model.id for model in models.data])
+        log.info("llm server is ready", url=settings.llm_url, models=[model.id for model in models.data])
 
     def close(self) -> None:
         """Closes the connections; called on a thread while the event loop that used them still turns."""
@@ -90,7 +90,7 @@ class OpenAiLlm:
     def _new_client(self) -> openai.AsyncOpenAI:
         settings = self._settings
         return openai.AsyncOpenAI(
-            base_url=settings.llm_base_url,
+            base_url=settings.llm_url,
             api_key=settings.llm_api_key or "none",
             timeout=settings.llm_timeout_s,
             max_retries=0,
@@ -122,11 +122,11 @@ class OpenAiLlm:
                 )
             except openai.APITimeoutError as error:
                 raise DeadlineExceeded(
-                    f"the LLM server at {settings.llm_base_url} did not answer within {settings.llm_timeout_s:g} s"
+                    f"the LLM server at {settings.llm_url} did not answer within {settings.llm_timeout_s:g} s"
                 ) from error
             except openai.APIConnectionError as error:
                 raise ServiceUnavailable(
-                    f"the LLM server at {settings.llm_base_url} cannot be reached", retry_after_s=2.0
+                    f"the LLM server at {settings.llm_url} cannot be reached", retry_after_s=2.0
                 ) from error
             except openai.APIStatusError as error:
                 raise self._translated(error) from error
@@ -134,7 +134,7 @@ class OpenAiLlm:
         return Answer(choice.message.content or "", choice.finish_reason != "length")
 
     def _translated(self, error: openai.APIStatusError) -> Exception:
-        url, said = self._settings.llm_base_url, _said(error)
+        url, said = self._settings.llm_url, _said(error)
         if error.status_code in (429, 503):
             return ResourceExhausted(
                 f"the LLM server at {url} is busy: {said}", retry_after_s=_retry_after_s(error.response.headers)

@@ -22,7 +22,7 @@ class PromptSettings(ServiceSettings):
     engine: Literal["openai", "fake"] = Field(
         "openai", description="openai: any OpenAI-compatible server; fake: fixed answers, for load tests only."
     )
-    llm_base_url: str = Field("http://127.0.0.1:8081/v1", description="Base URL of the OpenAI-compatible server.")
+    llm_url: str = Field("http://127.0.0.1:8081/v1", description="Base URL of the OpenAI-compatible server.")
     llm_model: str = Field("smollm2-135m", description="Name of the model as that server knows it.")
     llm_api_key: str = Field("", description="Bearer token for the server; empty where it asks for none.")
     llm_timeout_s: float = Field(60.0, gt=0, description="Longest one LLM call may take, in seconds.")
