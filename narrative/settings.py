@@ -4,14 +4,19 @@ A process builds its one settings object in ``__main__.py`` and hands it down; n
 Variables are named ``NARRATIVE_<PROCESS>__<FIELD>``, those shared by all ``NARRATIVE_<FIELD>``.
 """
 
+import difflib
+import os
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 APP = "colorized-narrative"
+
+S = TypeVar("S", bound=BaseSettings)
 
 
 class CommonSettings(BaseSettings):
@@ -32,8 +37,33 @@ class CommonSettings(BaseSettings):
     )
 
 
-class ServiceSettings(BaseSettings):
-    """Base of the settings of every gRPC service; a subclass sets ``env_prefix``."""
+class ProcessSettings(BaseSettings):
+    """Base of every process's settings; a subclass sets ``env_prefix`` to ``NARRATIVE_<PROCESS>__``."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    common: CommonSettings = Field(default_factory=CommonSettings, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unknown_variables(cls, values: Any) -> Any:
+        """A misspelt variable would otherwise do nothing, and nobody would know.
+
+        Raises:
+            ValueError: the environment has a variable with this process's prefix that is no setting.
+        """
+        prefix = cls.model_config.get("env_prefix", "").upper()
+        known = {f"{prefix}{name}".upper() for name in cls.model_fields}
+        for variable in os.environ if prefix else ():
+            if variable.upper().startswith(prefix) and variable.upper() not in known:
+                close = difflib.get_close_matches(variable.upper(), known, 1)
+                hint = f"; did you mean {close[0]}?" if close else "; `narrate config` lists those there are"
+                raise ValueError(f"{variable} is not a setting{hint}")
+        return values
+
+
+class ServiceSettings(ProcessSettings):
+    """Base of the settings of every gRPC service."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_SERVICE__", extra="ignore")
 
@@ -47,4 +77,15 @@ class ServiceSettings(BaseSettings):
     max_connection_age_s: float = Field(
         300.0, gt=0, description="Seconds after which a client must reconnect, and so finds new replicas."
     )
-    common: CommonSettings = Field(default_factory=CommonSettings, exclude=True)
+
+
+def read_settings(cls: type[S]) -> S:
+    """Builds a process's settings; what is wrong with them ends the process with one line for each mistake."""
+    try:
+        return cls()
+    except ValidationError as error:
+        prefix = cls.model_config.get("env_prefix", "")
+        for problem in error.errors():
+            name = f"{prefix}{'__'.join(map(str, problem['loc']))}".upper() if problem["loc"] else "settings"
+            print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None

@@ -43,4 +43,6 @@ def configure_logging(settings: CommonSettings, process: str) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # One line for every HTTP request of a client is noise beside the lines of our own calls.
+    logging.getLogger("httpx").setLevel(max(level, logging.WARNING))
     structlog.contextvars.bind_contextvars(process=process)
