@@ -90,6 +90,12 @@ class Api:
         raise AssertionError(f"no {kind}")
 
 
+def files_below(api: Api) -> list[str]:
+    """Everything in the gateway's object store."""
+    root = Path(api.settings.object_store_url)
+    return [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file()]
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     # Not in pytest's folder: that is closed to other users, and PostgreSQL does not run as root.

@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from narrative.errors import NarrativeError
 from narrative.runtime.server import Service, ServiceServer
 from narrative.settings import ServiceSettings
@@ -70,8 +72,11 @@ class Script:
     requests: list[Any] = field(default_factory=list)
     cancelled: Counter[str] = field(default_factory=Counter)
 
+    request_ids: list[str] = field(default_factory=list)
+
     async def work(self, service: str, request: Any = None) -> None:
         self.calls[service] += 1
+        self.request_ids.append(structlog.contextvars.get_contextvars().get("request_id", ""))
         if request is not None:
             self.requests.append(request)
         if service in self.fail:

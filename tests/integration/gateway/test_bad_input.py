@@ -1,0 +1,227 @@
+"""Everything a caller can do wrong: a problem document with the right status, at once, and nothing left behind."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from conftest import Api, files_below, serving, wav
+from fakes import ensemble
+
+from narrative.errors import AdapterNotFound
+
+SPEECH = Path(__file__).parents[2] / "data" / "speech"
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def bad(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """One gateway for all, that has answered once, so that nothing but the answer itself takes time."""
+    async with ensemble() as fakes, serving(fakes, tmp_path_factory.mktemp("gateway")) as api:
+        await api.http.get("/v1/models")
+        yield api
+
+
+def check(response: httpx.Response, status: int, name: str = "") -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    assert "Traceback" not in response.text
+    if name:
+        assert problem["type"] == f"urn:narrative:error:{name}"
+    assert response.elapsed.total_seconds() < 1
+    return problem
+
+
+async def nothing_left(api: Api) -> None:
+    assert (await api.http.get("/v1/narratives")).json()["data"] == []
+    assert files_below(api) == []
+    assert api.ensemble.script.calls["asr"] == 0
+
+
+def hours_in_a_few_bytes() -> bytes:
+    """The start of a FLAC file, whose header now claims three hours."""
+    data = bytearray((SPEECH / "librivox.flac").read_bytes()[:20_000])
+    rate_hz = int.from_bytes(data[18:21], "big") >> 4
+    # STREAMINFO ends its 36 bits of total samples 26 bytes into the file (RFC 9639, 8.2).
+    data[22:26] = (3 * 3600 * rate_hz).to_bytes(4, "big")
+    return bytes(data)
+
+
+RECORDINGS = {
+    "no audio": (b"this is not audio" * 100, "AudioUndecodable"),
+    "empty": (b"", "AudioUndecodable"),
+    "cut off in its header": (wav()[:30], "AudioUndecodable"),
+    "header only": (wav()[:44], "AudioUndecodable"),
+    "10 Hz": (wav(2.0, rate_hz=10), "AudioRejected"),
+    "400 kHz": (wav(0.1, rate_hz=400_000), "AudioRejected"),
+    "64 channels": (wav(0.1, channels=64), "AudioRejected"),
+    "claims hours": (hours_in_a_few_bytes(), "AudioRejected"),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDINGS)
+@pytest.mark.parametrize("path", ["/v1/narratives", "/v1/uploads", "/v1/audio/transcriptions"])
+async def test_recordings(bad: Api, path: str, kind: str) -> None:
+    data, name = RECORDINGS[kind]
+
+    check(await bad.http.post(path, files={"file": ("talk.wav", data)}), 422, name)
+
+    await nothing_left(bad)
+
+
+OPTIONS: dict[str, str] = {
+    "language": '{"language": "xx"}',
+    "language name": '{"language": "English"}',
+    "size": '{"width": 100}',
+    "huge": '{"width": 80000, "height": 80000}',
+    "NaN": '{"guidance_scale": NaN}',
+    "infinity": '{"guidance_scale": Infinity}',
+    "steps": '{"num_inference_steps": 0}',
+    "images": '{"num_images": 1000}',
+    "speakers": '{"num_speakers": -1}',
+    "speakers bounds": '{"min_speakers": 5, "max_speakers": 2}',
+    "speakers twice": '{"num_speakers": 2, "max_speakers": 2}',
+    "seed": '{"seed": "seven"}',
+    "negative prompt": '{"negative_prompt": "' + "x" * 100_000 + '"}',
+    "style": '{"style": "' + "x" * 1000 + '"}',
+    "unknown field": '{"colour": "blue"}',
+    "unknown model": '{"model": "imaginary"}',
+    "unknown asr model": '{"asr_model": "imaginary"}',
+    "unknown engine": '{"translation_engine": "imaginary"}',
+    "adapter path": '{"adapters": [{"name": "../../etc/passwd"}]}',
+    "model path": '{"model": "/etc/passwd"}',
+    "adapter weight": '{"adapters": [{"name": "a", "weight": NaN}]}',
+    "adapter field": '{"adapters": [{"name": "a", "scale": 1}]}',
+    "no JSON": "{",
+    "no object": "[]",
+    "nul": "\x00",
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+async def test_options(bad: Api, kind: str) -> None:
+    problem = check(await bad.post(OPTIONS[kind]), 422, "InvalidParameter")
+
+    assert len(problem["detail"]) < 1000
+    await nothing_left(bad)
+
+
+FORMS: dict[str, tuple[bytes, str]] = {
+    "broken": (b"--x\r\nbroken", "multipart/form-data; boundary=x"),
+    "no boundary": (b"", "multipart/form-data"),
+    "no end": (b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nabc', "multipart/form-data; boundary=x"),
+    "no file": (
+        b'--x\r\nContent-Disposition: form-data; name="options"\r\n\r\n{}\r\n--x--\r\n',
+        "multipart/form-data; boundary=x",
+    ),
+    "file without a name": (
+        b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nabc\r\n--x--\r\n',
+        "multipart/form-data; boundary=x",
+    ),
+    "bad UTF-8": (
+        b'--x\r\nContent-Disposition: form-data; name="options"\r\n\r\n{"style": "\xff"}\r\n--x--\r\n',
+        "multipart/form-data; boundary=x",
+    ),
+    "bad UTF-8 JSON": (b'{"object": "\xff\xfe"}', "application/json"),
+    "no JSON": (b"\xff\xff", "application/json"),
+    "empty": (b"", "application/json"),
+    "path": (b'{"object": "../../etc/passwd"}', "application/json"),
+    "path below uploads": (b'{"object": "uploads/../narratives"}', "application/json"),
+    "unknown type": (b"abc", "text/plain"),
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+async def test_forms(bad: Api, kind: str) -> None:
+    content, content_type = FORMS[kind]
+
+    check(await bad.http.post("/v1/narratives", content=content, headers={"Content-Type": content_type}), 422)
+
+    await nothing_left(bad)
+
+
+async def test_uploads_that_do_not_exist(bad: Api) -> None:
+    check(await bad.http.post("/v1/narratives", json={"object": f"uploads/{'0' * 32}"}), 404)
+    await nothing_left(bad)
+
+
+PICTURES: dict[str, tuple[dict[str, Any] | bytes, int]] = {
+    "no prompt": ({}, 422),
+    "empty prompt": ({"prompt": ""}, 422),
+    "100 kB": ({"prompt": "x" * 100_000}, 422),
+    "2 MB": ({"prompt": "x" * 2_000_000}, 413),
+    "size": ({"prompt": "a", "size": "100x100"}, 422),
+    "no size": ({"prompt": "a", "size": "huge"}, 422),
+    "size twice": ({"prompt": "a", "size": "256x256", "width": 256}, 422),
+    "guidance": ({"prompt": "a", "guidance_scale": 1e9}, 422),
+    "NaN": (b'{"prompt": "a", "guidance_scale": NaN}', 422),
+    "n": ({"prompt": "a", "n": 1000}, 422),
+    "model": ({"prompt": "a", "model": "imaginary"}, 422),
+    "field": ({"prompt": "a", "colour": "blue"}, 422),
+    "bad UTF-8": (b'{"prompt": "\xff"}', 400),
+    "no JSON": (b"{", 422),
+    "deep": (b"[" * 100_000, 400),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+async def test_pictures(bad: Api, kind: str) -> None:
+    body, status = PICTURES[kind]
+    sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+
+    check(await bad.http.post("/v1/images/generations", headers={"Content-Type": "application/json"}, **sent), status)
+
+    assert not bad.ensemble.script.pictures
+
+
+async def test_what_diffusion_refuses_comes_through(bad: Api) -> None:
+    bad.ensemble.script.fail["diffusion"] = AdapterNotFound("there is no adapter 'x'", field="adapters")
+
+    response = await bad.http.post("/v1/images/generations", json={"prompt": "a", "adapters": [{"name": "x"}]})
+
+    bad.ensemble.script.fail.clear()
+    check(response, 404, "AdapterNotFound")
+
+
+@pytest.mark.parametrize("narrative_id", ["0" * 32, "nothing", "..%2f..%2fetc%2fpasswd", "%00", "a" * 500, "A" * 32])
+@pytest.mark.parametrize("rest", ["", "/events", "/story.json", "/story.html", "/images/0", "/audio"])
+async def test_narratives_that_do_not_exist(bad: Api, narrative_id: str, rest: str) -> None:
+    response = await bad.http.get(f"/v1/narratives/{narrative_id}{rest}")
+    assert response.status_code in (404, 422)
+    check(response, response.status_code)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("PUT", "/v1/narratives", 405),
+        ("GET", "/v1/narratives?limit=0", 422),
+        ("GET", "/v1/narratives?limit=x", 422),
+        ("GET", "/v1/narratives?status=sleeping", 422),
+        ("GET", "/v1/narratives?cursor=%00%ff", 422),
+        ("GET", "/v1/narratives?cursor=bm90aGluZw", 422),
+        ("GET", "/v1/images/..%2f..", 404),
+        ("GET", "/v1/images/abc", 422),
+    ],
+)
+async def test_paths(bad: Api, method: str, path: str, status: int) -> None:
+    check(await bad.http.request(method, path), status)
+
+
+async def test_event_ids_at_last(bad: Api) -> None:
+    narrative_id = await bad.create()
+    await bad.finished(narrative_id)
+    for last in ("x", "-1", "9" * 30):
+        response = await bad.http.get(f"/v1/narratives/{narrative_id}/events", headers={"Last-Event-ID": last})
+        check(response, 422)
+    await bad.http.delete(f"/v1/narratives/{narrative_id}")
