@@ -29,13 +29,24 @@ class Chunk:
             "punctuation" or "foreign".
         english: empty where the chunk is left out but still shapes its clause.
         word: its Russian head.
-        tail: a relative clause in English, said at the end of the clause.
+        cases: those the whole chunk may have.
+        preposition: English preposition of a place.
+        source: Russian preposition of a place.
+        tail: an English relative clause.
     """
 
     kind: str
     english: str
     word: Word
+    cases: frozenset[str] = frozenset()
+    preposition: str = ""
+    source: str = ""
     tail: str = ""
+
+    @property
+    def text(self) -> str:
+        """English with its preposition; empty where the chunk is left out."""
+        return f"{self.preposition} {self.english}".strip() if self.english else ""
 
 
 def concept_key(word: Word) -> tuple[str, str] | None:
@@ -72,21 +83,22 @@ class Chunker:
             return Chunk(word.kind, word.text, word), at + 1
         phrase, phrase_end = self._fixed_phrase(words, at)
         place, place_end = self._place(words, at)
-        if place and place_end - at > (phrase_end - at if phrase else 0):
+        if place and place_end > phrase_end:
             return place, place_end
         if phrase:
             kind = {"adverb": "adverb", "clause": "adverb"}.get(phrase.part_of_speech, phrase.part_of_speech)
             english = phrase.english
             if kind == "noun":
                 english = self._lexicon.article(english, english)
-            return Chunk(kind, english, words[phrase_end - 1]), phrase_end
+            head = words[phrase_end - 1]
+            return Chunk(kind, english, head, head.cases), phrase_end
         if word.lemma == RELATIVE:
-            return Chunk("relative", "", word), at + 1
+            return Chunk("relative", "", word, word.cases), at + 1
         if word.lower == "не" and at + 1 < len(words) and words[at + 1].pos in ("VERB", "INFN", "GRND", "PRTS", "ADJS"):
             return self._verb(words[at + 1], before, negated=True), at + 2
         noun, end = self._nouns.parse(words, at)
         if noun is not None:
-            return Chunk("noun", noun.english, noun.head), end
+            return Chunk("noun", noun.english, noun.head, noun.cases), end
         if word.pos in ("VERB", "INFN", "GRND", "PRTS", "ADJS"):
             return self._verb(word, before), at + 1
         if word.pos == "PRTF":
@@ -114,16 +126,17 @@ class Chunker:
                 continue
             start = at + length
             if words[start].lemma == RELATIVE:
-                return Chunk("relative", _meaning(entries, words[start]), words[start]), start + 1
+                which = words[start]
+                return Chunk("relative", "", which, preposition=_meaning(entries, which, which.cases)), start + 1
             noun, end = self._nouns.parse_list(words, start)
             if noun is None:
                 continue
-            fits = any(not entry.cases or entry.cases & (noun.head.cases | {noun.case}) for entry in entries)
+            fits = any(not entry.cases or entry.cases & noun.cases for entry in entries)
             # "вокруг", "впереди" are adverbs where no noun in their case follows.
             if not fits and words[at].pos != "PREP":
                 continue
-            english = f"{_meaning(entries, noun.head)} {noun.english}" if noun.english else ""
-            return Chunk("place", english, noun.head), end
+            meaning, source = _meaning(entries, noun.head, noun.cases), words[start - 1].lower
+            return Chunk("place", noun.english, noun.head, noun.cases, meaning, source), end
         return None, at
 
     def _verb(self, word: Word, before: Sequence[Chunk], *, negated: bool = False) -> Chunk:
@@ -146,9 +159,9 @@ class Chunker:
         return Chunk("verb", english, word)
 
 
-def _meaning(entries: Sequence[Preposition], noun: Word) -> str:
-    for cases in ({noun.case}, noun.cases):
+def _meaning(entries: Sequence[Preposition], noun: Word, cases: frozenset[str]) -> str:
+    for possible in ({noun.case}, cases):
         for entry in entries:
-            if not entry.cases or entry.cases & cases:
+            if not entry.cases or entry.cases & possible:
                 return entry.english
     return entries[0].english

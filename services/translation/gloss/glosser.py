@@ -37,7 +37,7 @@ class Glosser:
         concepts = self._link([word for parts in sentences.values() for words in parts for word in words])
         chunker = Chunker(self._lexicon, concepts.get)
         glossed = {
-            line: " ".join(filter(None, (sentence(chunker.chunks(words)) for words in parts)))
+            line: " ".join(filter(None, (sentence(chunker.chunks(words), self._lexicon.government) for words in parts)))
             for line, parts in sentences.items()
         }
         return ["".join(part if index % 2 else glossed[part] for index, part in enumerate(parts)) for parts in lines]

@@ -31,6 +31,8 @@ class Lexicon:
         words: (Russian lemma, part of speech) to English; "-" for a word that is left out on purpose.
         prepositions: words of a preposition to what it means with which case.
         phrases: Russian words to the English that stands for all of them.
+        government: (verb lemma, "preposition+case") to the English preposition which that verb asks for.
+        governed: last word of every preposition to the cases it governs.
     """
 
     def __init__(self, folder: Path = DATA) -> None:
@@ -51,6 +53,7 @@ class Lexicon:
             entry = Preposition(frozenset(filter(None, cases.split(","))), meaning)
             self.prepositions.setdefault(tuple(phrase.split()), []).append(entry)
         self.phrases = {tuple(row[0].split()): FixedPhrase(row[1], row[2]) for row in _rows(folder / "phrases.tsv")}
+        self.government = {(row[0], row[1]): row[2] if row[2:] else "" for row in _rows(folder / "government.tsv")}
         self.governed: dict[str, frozenset[str]] = {}
         for words, entries in self.prepositions.items():
             cases_of = frozenset().union(*(entry.cases for entry in entries))

@@ -71,7 +71,24 @@ def analyse(sentence: str, prepositions: Mapping[str, frozenset[str]]) -> list[W
     for column, row in zip(reversed(columns), reversed(best), strict=True):
         chosen.append(column[index])
         index = row[index][1]
-    return chosen[::-1]
+    return _reorder(chosen[::-1])
+
+
+def _reorder(words: list[Word]) -> list[Word]:
+    """Puts predicates where English has attributes: "небо было голубое" -> "голубое небо", "какого они цвета"."""
+    for at in range(len(words) - 1):
+        noun, after = words[at], at + 1
+        if after + 1 < len(words) and words[after].lemma == "быть" and words[after + 1].pos == "ADJF":
+            after += 1
+        predicate = words[after]
+        ends = after + 1 == len(words) or words[after + 1].pos not in ("NOUN", "ADJF", "NPRO")
+        agrees = predicate.case == "nomn" or (predicate.case == "ablt" and after > at + 1)
+        if noun.pos == "NOUN" and "nomn" in noun.cases and predicate.pos == "ADJF" and agrees and ends:
+            if "Apro" not in predicate.tags and predicate.plural == noun.plural:
+                words[at : after + 1] = [predicate, noun]
+        elif noun.lemma == "какой" and predicate.pos == "NPRO" and ends is False and words[after + 1].pos == "NOUN":
+            words[at + 1], words[at + 2] = words[at + 2], words[at + 1]
+    return words
 
 
 def in_dictionary(word: str) -> bool:
@@ -92,9 +109,9 @@ def _readings(text: str) -> list[Word]:
     parses = _analyzer().parse(text)
     words = []
     for parse in parses[:12]:
-        tags = frozenset(parse.tag.grammemes)
+        tags = frozenset(map(str, parse.tag.grammemes))
         same = [
-            other.tag.case
+            str(other.tag.case)
             for other in parses
             if other.normal_form == parse.normal_form and other.tag.number == parse.tag.number and other.tag.case
         ]
@@ -106,7 +123,7 @@ def _readings(text: str) -> list[Word]:
                 "word",
                 tags,
                 frozenset(same),
-                parse.tag.case or "",
+                str(parse.tag.case or ""),
                 str(parse.tag.POS or ""),
                 float(parse.score),
             )
@@ -118,6 +135,8 @@ def _emission(word: Word) -> float:
     score = word.score
     if word.tags & {"Surn", "Patr", "Geox", "Orgn", "Abbr", "Arch"} or ("Name" in word.tags and word.text.islower()):
         score -= 0.5
+    if word.pos == "COMP" and word.lower.endswith("ей"):
+        score -= 0.5  # "голубей" is seldom "bluer".
     if word.pos in ("PREP", "CONJ"):
         score += 0.3
     return score
@@ -129,7 +148,9 @@ def _agreement(left: Word, right: Word, prepositions: Mapping[str, frozenset[str
     if left.pos == "PREP" or (left.pos == "ADVB" and left.lower in prepositions):
         governed = prepositions.get(left.lower, frozenset())
         if right.pos in NOMINAL:
-            return 1.5 if not governed or right.case in governed else -1.5
+            if governed and right.case not in governed:
+                return -1.5
+            return 1.8 if right.case in ("loct", "loc2") else 1.5  # A place is likelier than a direction.
         return 0.0
     if left.pos in _ATTRIBUTE and right.pos in _ATTRIBUTE | {"NOUN"}:
         agrees = left.case == right.case and left.plural == right.plural

@@ -7,6 +7,7 @@ from services.translation.gloss.lexicon import OMITTED, Lexicon
 from services.translation.gloss.morphology import Word
 
 _POSSESSIVES = frozenset({"его", "ее", "их"})
+_OBLIQUE = {"I": "me", "we": "us", "he": "him", "she": "her", "they": "them", "who": "whom"}
 _TRANSLITERATION = dict(zip("абвгдезийклмнопрстуфыэ", "abvgdeziyklmnoprstufye", strict=True))
 _TRANSLITERATION |= {"ё": "yo", "ж": "zh", "х": "kh", "ц": "ts", "ч": "ch", "ш": "sh", "щ": "shch", "ъ": "", "ь": ""}
 _TRANSLITERATION |= {"ю": "yu", "я": "ya"}
@@ -14,11 +15,19 @@ _TRANSLITERATION |= {"ю": "yu", "я": "ya"}
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """Attributes: english, empty where the noun is not known; head, its Russian noun; case of the whole."""
+    """A noun with all that depends on it.
+
+    Attributes:
+        english: empty where the noun is not known.
+        head: the Russian noun.
+        case: of the whole; after a numeral, the case of the numeral.
+        cases: those the whole may have.
+    """
 
     english: str
     head: Word
     case: str
+    cases: frozenset[str]
 
 
 @dataclass
@@ -27,6 +36,7 @@ class _Parts:
     attributes: list[str]
     counted: bool = False
     case: str = ""
+    cases: frozenset[str] = frozenset()
     last: Word | None = None
 
 
@@ -48,13 +58,11 @@ class NounPhrases:
         while first and end + 1 < len(words) and words[end].lower in ("и", "или"):
             second, after = self.parse(words, end + 1)
             verb_follows = after < len(words) and words[after].pos == "VERB"
-            if second is None or second.case not in first.head.cases | {first.case} or verb_follows:
+            if second is None or not first.cases & second.cases or verb_follows:
                 break
             joint = f" {self._lexicon.words[words[end].lower, 'c']} "
-            first, end = (
-                NounPhrase(joint.join(filter(None, (first.english, second.english))), first.head, second.case),
-                after,
-            )
+            english = joint.join(filter(None, (first.english, second.english)))
+            first, end = NounPhrase(english, first.head, first.case, first.cases & second.cases), after
         return first, end
 
     def parse(self, words: Sequence[Word], at: int) -> tuple[NounPhrase | None, int]:
@@ -71,8 +79,11 @@ class NounPhrases:
         if end > at and parts.last is not None:
             return self._without_noun(parts), end
         if end == at and words[at].pos == "NPRO":
-            english = self._lexicon.words.get((words[at].lemma, "p"), "")
-            return NounPhrase("" if english == OMITTED else english, words[at], words[at].case), at + 1
+            word = words[at]
+            english = self._lexicon.words.get((word.lemma, "p"), "")
+            if word.case not in ("nomn", ""):
+                english = _OBLIQUE.get(english, english)
+            return NounPhrase("" if english == OMITTED else english, word, word.case, word.cases), at + 1
         return None, at
 
     def attribute(self, word: Word) -> str:
@@ -94,7 +105,10 @@ class NounPhrases:
             parts.determiners.append(table[word.lower, "t"])
         elif (word.lemma, "q") in table and (following is not None):
             parts.determiners.append(table[word.lemma, "q"])
-            parts.counted, parts.case, parts.last = word.lemma != "один", word.case or "nomn", word
+            parts.last = word
+            if word.lemma != "один":
+                parts.counted, parts.case = True, word.case or "nomn"
+                parts.cases = word.cases or frozenset({"nomn", "accs"})
         elif word.pos == "ADJF" and (word.lemma, "o") in table:
             parts.determiners.extend(([] if parts.determiners else ["the"]) + [table[word.lemma, "o"]])
             parts.last = word
@@ -121,7 +135,7 @@ class NounPhrases:
             owner, after = self.parse(words, end)
             if owner and owner.case == "gent" and words[after - 1].pos == "NOUN":
                 english, end = " of ".join(filter(None, (english, owner.english))), after
-        return NounPhrase(english, head, parts.case or head.case), end
+        return NounPhrase(english, head, parts.case or head.case, parts.cases or head.cases), end
 
     def _noun_phrase(self, head: Word, parts: _Parts) -> str:
         noun = self._noun(head)
@@ -146,7 +160,8 @@ class NounPhrases:
         assert parts.last is not None
         words = [*parts.determiners, *filter(None, parts.attributes)]
         ordinal = (parts.last.lemma, "o") in self._lexicon.words
-        return NounPhrase(" ".join([*words, "one"] if ordinal else words), parts.last, parts.last.case)
+        english = " ".join([*words, "one"] if ordinal else words)
+        return NounPhrase(english, parts.last, parts.last.case, parts.last.cases)
 
 
 def transliterate(word: str) -> str:
