@@ -103,7 +103,7 @@ class OpenAiLlm:
             ServiceUnavailable: the server is down or fails.
             ResourceExhausted: the server turns requests away.
             DeadlineExceeded: no answer within ``llm_timeout_s``.
-            ModelOutputInvalid: the server refuses the request itself.
+            ModelOutputInvalid: the server refuses the request itself, or answers without an answer.
         """
         settings = self._settings
         self._loop = asyncio.get_running_loop()
@@ -130,7 +130,13 @@ class OpenAiLlm:
                 ) from error
             except openai.APIStatusError as error:
                 raise self._translated(error) from error
-        choice = completion.choices[0]
+            except (openai.OpenAIError, ValueError) as error:
+                raise ModelOutputInvalid(f"{settings.llm_url} does not speak the protocol: {error}") from error
+        # The client does not check what it parses: another kind of server may answer 200 with anything.
+        choices = getattr(completion, "choices", None)
+        if not choices:
+            raise ModelOutputInvalid(f"the LLM server at {settings.llm_url} gave no answer")
+        choice = choices[0]
         return Answer(choice.message.content or "", choice.finish_reason != "length")
 
     def _translated(self, error: openai.APIStatusError) -> Exception:
