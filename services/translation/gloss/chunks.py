@@ -7,7 +7,7 @@ from services.translation.gloss.lexicon import OMITTED, FixedPhrase, Lexicon, Pr
 from services.translation.gloss.morphology import Word
 from services.translation.gloss.nouns import NounPhrases
 
-_CONCEPT_PARTS = {
+CONCEPT_PARTS = {
     "VERB": "v",
     "INFN": "v",
     "PRTF": "v",
@@ -51,7 +51,7 @@ class Chunk:
 
 def concept_key(word: Word) -> tuple[str, str] | None:
     """What to look a word up by: lemma and part of speech; None for words without content."""
-    part = _CONCEPT_PARTS.get(word.pos)
+    part = CONCEPT_PARTS.get(word.pos)
     return (word.lemma, part) if part and not word.tags & {"Apro", "Anum"} else None
 
 

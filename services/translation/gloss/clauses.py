@@ -170,4 +170,5 @@ def _tidy(text: str) -> str:
     text = re.sub(r"([«(])\s+", r"\1", text)
     text = re.sub(r"^[\s,;:]+", "", text)
     text = re.sub(r"(,\s*)+(?=[,.;:!?…]|$)", "", text).strip()
-    return text[:1].upper() + text[1:]
+    # "iPhone" keeps its own capitals.
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text

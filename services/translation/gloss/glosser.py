@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from razdel import sentenize
 
-from services.translation.gloss.chunks import Chunker, concept_key
+from services.translation.gloss.chunks import CONCEPT_PARTS, Chunker, concept_key
 from services.translation.gloss.clauses import sentence
 from services.translation.gloss.lexicon import Lexicon
 from services.translation.gloss.linker import Linker
-from services.translation.gloss.morphology import Word, analyse
+from services.translation.gloss.morphology import Word, analyse, in_dictionary, lemmas
+from services.translation.gloss.spelling import respell
 
 _LINE_BREAKS = re.compile(r"([\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+)")
 
@@ -25,12 +27,13 @@ class Glosser:
     def __init__(self, lexicon: Lexicon, linker: Linker) -> None:
         self._lexicon = lexicon
         self._linker = linker
+        self._correct = lru_cache(maxsize=5_000)(lambda word: respell(word, in_dictionary, self._is_common))
 
     def gloss(self, texts: Sequence[str]) -> list[str]:
         """The gloss of every text; line breaks stay where they are."""
         lines = [_LINE_BREAKS.split(text) for text in texts]
         sentences = {
-            line: [analyse(part.text, self._lexicon.governed) for part in sentenize(line)]
+            line: [analyse(part.text, self._lexicon.governed, self._correct) for part in sentenize(line)]
             for parts in lines
             for line in parts[::2]
         }
@@ -45,3 +48,6 @@ class Glosser:
     def _link(self, words: Sequence[Word]) -> dict[tuple[str, str], str]:
         keys = dict.fromkeys(key for word in words if (key := concept_key(word)) and key not in self._lexicon.words)
         return self._linker.link(keys)
+
+    def _is_common(self, word: str) -> bool:
+        return any((lemma, CONCEPT_PARTS.get(part, "")) in self._lexicon.words for lemma, part in lemmas(word))

@@ -1,6 +1,6 @@
 """Tokens of a Russian sentence and the reading each has there."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -47,14 +47,17 @@ def yo(text: str) -> str:
     return text.lower().replace("ё", "е")
 
 
-def analyse(sentence: str, prepositions: Mapping[str, frozenset[str]]) -> list[Word]:
+def analyse(
+    sentence: str, prepositions: Mapping[str, frozenset[str]], correct: Callable[[str], str] = str
+) -> list[Word]:
     """Tokenises a sentence and picks one reading a token, so that neighbours agree (Viterbi over word pairs).
 
     Args:
         sentence: Russian text.
         prepositions: preposition to the cases it governs.
+        correct: gives a misspelt word back as it should be.
     """
-    columns = [_readings(token.text) for token in tokenize(sentence)]
+    columns = [_readings(correct(token.text)) for token in tokenize(sentence)]
     if not columns:
         return []
     best: list[list[tuple[float, int]]] = [[(_emission(word), -1) for word in columns[0]]]
@@ -96,6 +99,11 @@ def in_dictionary(word: str) -> bool:
     return bool(_analyzer().word_is_known(word))
 
 
+def lemmas(word: str) -> list[tuple[str, str]]:
+    """Dictionary form (е for ё) and part of speech of every reading of a form."""
+    return [(yo(parse.normal_form), str(parse.tag.POS or "")) for parse in _analyzer().parse(word)]
+
+
 @lru_cache(maxsize=1)
 def _analyzer() -> Any:
     return pymorphy3.MorphAnalyzer()
@@ -135,8 +143,8 @@ def _emission(word: Word) -> float:
     score = word.score
     if word.tags & {"Surn", "Patr", "Geox", "Orgn", "Abbr", "Arch"} or ("Name" in word.tags and word.text.islower()):
         score -= 0.5
-    if word.pos == "COMP" and word.lower.endswith("ей"):
-        score -= 0.5  # "голубей" is seldom "bluer".
+    if (word.pos == "COMP" and word.lower.endswith("ей")) or "impr" in word.tags:
+        score -= 0.4  # "голубей" is seldom "bluer", "пошли" seldom "send".
     if word.pos in ("PREP", "CONJ"):
         score += 0.3
     return score
@@ -162,10 +170,10 @@ def _agreement(left: Word, right: Word, prepositions: Mapping[str, frozenset[str
         return 2.0 if left.pos == "NPRO" else 0.0
     if left.pos == "NUMR" and right.pos == "NOUN":
         return 0.7 if right.case == "gent" else 0.0
-    if left.pos == "NOUN" and right.pos == "NOUN":
+    if left.pos == "NOUN" and right.pos in {"NOUN", "ADJF"}:
         return 0.4 if right.case == "gent" else 0.0
     if left.pos == "NOUN" and right.pos in _FINITE:
         return 0.5 if left.case == "nomn" and left.plural == right.plural else 0.0
-    if left.pos in _FINITE and right.pos in NOMINAL and "intr" in left.tags:
-        return 0.3 if right.case == "nomn" and left.plural == right.plural else 0.0
+    if left.pos in _FINITE and right.pos in NOMINAL and ("intr" in left.tags or left.pos != "VERB"):
+        return 0.4 if right.case == "nomn" and left.plural == right.plural else 0.0
     return 0.0
