@@ -1,5 +1,6 @@
 """The adapters that are loaded into one pipeline, and which of them are active."""
 
+import warnings
 from collections import OrderedDict
 from typing import Any
 
@@ -67,13 +68,16 @@ class ActiveAdapters:
         if name in self._loaded:
             self._delete(name)
         try:
-            self._pipeline.load_lora_weights(
-                str(file.parent),
-                weight_name=file.name,
-                adapter_name=name,
-                use_safetensors=True,
-                local_files_only=True,
-            )
+            with warnings.catch_warnings():
+                # Several adapters side by side are the purpose here.
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")
+                self._pipeline.load_lora_weights(
+                    str(file.parent),
+                    weight_name=file.name,
+                    adapter_name=name,
+                    use_safetensors=True,
+                    local_files_only=True,
+                )
         except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
             self._remove_remains(name)
             raise InvalidParameter(

@@ -13,6 +13,7 @@ from narrative.v1 import common_pb2, diffusion_pb2, diffusion_pb2_grpc
 from services.diffusion.engine import Adapter, DiffusionEngine, Event, Finished, Image, ImageRequest, Step
 
 CHUNK_BYTES = 256 * 1024
+DISCARD_S = 1.0
 _TASKS = {
     "text-to-image": common_pb2.TASK_TEXT_TO_IMAGE,
     "image-editing": common_pb2.TASK_IMAGE_EDITING,
@@ -50,7 +51,11 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
             AsyncIterator[diffusion_pb2.EditImagesRequest], AsyncIterator[diffusion_pb2.EditImagesResponse]
         ],
     ) -> AsyncIterator[diffusion_pb2.EditImagesResponse]:
-        request = await self._receive(request_iterator)
+        try:
+            request = await self._receive(request_iterator)
+        except InvalidInput:
+            await _discard(request_iterator)
+            raise
         async with contextlib.aclosing(self._events(request)) as events:
             async for event in events:
                 if isinstance(event, Step):
@@ -99,6 +104,14 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                 raise event.error
         finally:
             submitted.add_done_callback(lambda done: None if done.exception() else done.result().cancel())
+
+
+async def _discard(messages: AsyncIterator[diffusion_pb2.EditImagesRequest]) -> None:
+    """Lets a client finish sending: it takes an answer in the middle of that for a broken stream."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_S):
+            async for _ in messages:
+                pass
 
 
 def models(engine: DiffusionEngine) -> Iterator[common_pb2.Model]:

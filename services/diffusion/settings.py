@@ -54,7 +54,7 @@ class DiffusionSettings(ServiceSettings):
 
     min_size_px: int = Field(64, ge=8, multiple_of=8, description="Least width and height, pixels.")
     max_size_px: int = Field(2048, ge=8, multiple_of=8, description="Greatest width and height, pixels.")
-    max_steps: int = Field(150, ge=1, le=1000, description="Most denoising steps.")
+    max_steps: int = Field(150, ge=1, le=500, description="Most denoising steps.")
     max_guidance_scale: float = Field(30.0, gt=0, description="Greatest guidance scale.")
     max_adapter_weight: float = Field(4.0, gt=0, description="Greatest absolute weight of an adapter.")
     max_adapters: int = Field(4, ge=0, description="Most adapters in one request.")

@@ -26,10 +26,6 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig, get_peft_model_state_dict
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -37,7 +33,7 @@ from transformers import (
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
-    T5TokenizerFast,
+    T5Tokenizer,
 )
 
 from narrative.runtime.channel import open_channel, rpc_errors
@@ -59,12 +55,10 @@ def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
 
 
-def _t5_tokenizer() -> T5TokenizerFast:
-    words = ["<pad>", "</s>", "<unk>", "a", "red", "house", "cat", "on", "the", "hill"]
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0, model_max_length=512)
+def _t5_tokenizer() -> T5Tokenizer:
+    words = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = [*((token, 0.0) for token in ("<pad>", "</s>", "<unk>")), *((word, -2.0) for word in words)]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
 
 
 def _clip_config(width: int, projection: int = 16) -> CLIPTextConfig:
@@ -132,7 +126,7 @@ def _sdxl(folder: Path) -> None:
 
 
 def _flux(folder: Path) -> None:
-    t5 = T5Config(vocab_size=10, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    t5 = T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
     FluxPipeline(
         vae=_vae(4, shift_factor=0.1, scaling_factor=0.4, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModel(_clip_config(16)), tokenizer=_clip_tokenizer(folder.parent / "t-flux"),
@@ -164,7 +158,9 @@ def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name, base in ((1, "seal", "sd"), (2, "mist", "sd"), (3, "giant", "sdxl")):
         torch.manual_seed(seed)
         cls = StableDiffusionPipeline if base == "sd" else StableDiffusionXLPipeline
-        pipeline = cls.from_pretrained(tiny / base, safety_checker=None) if base == "sd" else cls.from_pretrained(tiny / base)
+        pipeline = (
+            cls.from_pretrained(tiny / base, safety_checker=None) if base == "sd" else cls.from_pretrained(tiny / base)
+        )
         layers = {}
         for part, targets in (("unet", ["to_q", "to_v"]), ("text_encoder", ["q_proj", "v_proj"])):
             module = getattr(pipeline, part)
@@ -187,8 +183,7 @@ def serve(tiny: Path, adapters: Path) -> Serve:
             models=[str(tiny / name) for name in names],
             adapters_dir=adapters,
             port=0,
-            drain_s=5.0,
-            **{"dtype": "float32", "num_threads": 1, **settings},
+            **{"drain_s": 5.0, "dtype": "float32", "num_threads": 1, **settings},
         )
         server = ServiceServer(make_service(chosen), chosen)
         port = await server.start()
@@ -264,3 +259,15 @@ def edit() -> Callable[..., Awaitable[Drawing]]:
             return await Drawing().read(diffusion_pb2_grpc.DiffusionServiceStub(channel).EditImages(messages()))
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def picture_file() -> Callable[..., bytes]:
+    """Makes a picture file of one colour."""
+
+    def make(width: int = SIDE, height: int = SIDE, kind: str = "PNG", colour: str = "green") -> bytes:
+        file = io.BytesIO()
+        PIL.Image.new("RGB", (width, height), colour).save(file, kind)
+        return file.getvalue()
+
+    return make

@@ -1,10 +1,8 @@
 """The real pipeline classes with tiny random weights, over real gRPC."""
 
 import asyncio
-import io
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from narrative.v1 import common_pb2, common_pb2_grpc
@@ -107,9 +105,7 @@ async def test_a_long_prompt_says_what_the_model_did_not_read(serve, draw):
 
 async def test_models_are_listed_and_chosen_by_name(serve, draw):
     async with serve("sd", "pix2pix", "sdxl") as channel:
-        listed = (
-            await common_pb2_grpc.ModelServiceStub(channel).ListModels(common_pb2.ListModelsRequest())
-        ).models
+        listed = (await common_pb2_grpc.ModelServiceStub(channel).ListModels(common_pb2.ListModelsRequest())).models
         drawing = await draw(channel, model="sdxl", num_inference_steps=1)
     assert [(model.id, model.task, model.is_default) for model in listed] == [
         ("sd", common_pb2.TASK_TEXT_TO_IMAGE, True),
@@ -119,13 +115,7 @@ async def test_models_are_listed_and_chosen_by_name(serve, draw):
     assert read_parameters(drawing.files[0])["model"] == "sdxl"
 
 
-def picture_file(width: int = 64, height: int = 64, kind: str = "PNG", colour: str = "green") -> bytes:
-    file = io.BytesIO()
-    PIL.Image.new("RGB", (width, height), colour).save(file, kind)
-    return file.getvalue()
-
-
-async def test_a_picture_is_edited_and_batched_like_any_other(serve, edit):
+async def test_a_picture_is_edited_and_batched_like_any_other(serve, edit, picture_file):
     async with serve("pix2pix", batch_window_ms=500.0, max_batch_size=2) as channel:
         first, second = await asyncio.gather(
             edit(channel, picture_file(kind="JPEG"), num_inference_steps=3),

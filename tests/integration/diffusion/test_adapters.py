@@ -1,0 +1,102 @@
+"""Adapters per request, on tiny random models: weights apart, swapped in between, refused where they do not fit."""
+
+import asyncio
+import shutil
+
+import numpy as np
+import pytest
+
+from narrative.errors import AdapterNotFound, InvalidParameter
+from narrative.v1 import diffusion_pb2
+from services.diffusion.png import read_parameters
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def adapter(name, weight, text_encoder_weight=None):
+    return diffusion_pb2.Adapter(name=name, weight=weight, text_encoder_weight=text_encoder_weight)
+
+
+async def test_unet_and_text_encoder_weights_work_apart(serve, draw):
+    async with serve("sd") as channel:
+
+        async def pixels(*adapters):
+            return (await draw(channel, adapters=adapters)).pixels()
+
+        base = await pixels()
+        both, unet_only, text_only, none = (
+            await pixels(adapter("seal", 1.0)),
+            await pixels(adapter("seal", 1.0, 0.0)),
+            await pixels(adapter("seal", 0.0, 1.0)),
+            await pixels(adapter("seal", 0.0, 0.0)),
+        )
+        half = await pixels(adapter("seal", 0.5))
+        np.testing.assert_array_equal(none, base)
+        np.testing.assert_array_equal(await pixels(adapter("seal", 1.0, 1.0)), both)
+        np.testing.assert_array_equal(await pixels(), base)
+    pictures = [base, both, unet_only, text_only, half]
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+
+
+async def test_adapters_are_swapped_and_combined_from_request_to_request(serve, draw):
+    async with serve("sd", max_loaded_adapters=1) as channel:
+        seal = await draw(channel, adapters=[adapter("seal", 1.0)])
+        mist = await draw(channel, adapters=[adapter("mist", 1.0)])
+        seal_again = await draw(channel, adapters=[adapter("seal", 1.0)])
+        two = await draw(channel, adapters=[adapter("mist", 0.7), adapter("seal", 0.3)])
+        two_swapped = await draw(channel, adapters=[adapter("seal", 0.3), adapter("mist", 0.7)])
+    assert (seal.pixels() != mist.pixels()).any()
+    np.testing.assert_array_equal(seal.pixels(), seal_again.pixels())
+    assert (two.pixels() != seal.pixels()).any()
+    np.testing.assert_array_equal(two.pixels(), two_swapped.pixels())
+    assert read_parameters(two.files[0])["adapters"] == [
+        {"name": "mist", "weight": 0.7, "text_encoder_weight": 0.7},
+        {"name": "seal", "weight": 0.3, "text_encoder_weight": 0.3},
+    ]
+
+
+async def test_only_requests_with_the_same_adapters_are_drawn_together(serve, draw):
+    async with serve("sd", batch_window_ms=300.0, max_batch_size=4) as channel:
+        drawn = await asyncio.gather(
+            *(draw(channel, adapters=[adapter(name, 1.0)], seed=seed) for seed in (1, 2) for name in ("seal", "mist"))
+        )
+        alone = await draw(channel, adapters=[adapter("mist", 1.0)], seed=2)
+    assert [one.last[0].batch_size for one in drawn] == [2, 2, 2, 2]
+    np.testing.assert_array_equal(drawn[3].pixels(), alone.pixels())
+
+
+async def test_an_adapter_that_was_trained_again_is_loaded_again(serve, draw, adapters):
+    changing = adapters / "changing"
+    shutil.copytree(adapters / "seal", changing)
+    async with serve("sd") as channel:
+        before = await draw(channel, adapters=[adapter("changing", 1.0)])
+        shutil.rmtree(changing)
+        shutil.copytree(adapters / "mist", changing)
+        after = await draw(channel, adapters=[adapter("changing", 1.0)])
+        mist = await draw(channel, adapters=[adapter("mist", 1.0)])
+    assert (before.pixels() != after.pixels()).any()
+    np.testing.assert_array_equal(after.pixels(), mist.pixels())
+
+
+async def test_an_adapter_for_sdxl_works_there(serve, draw):
+    async with serve("sdxl") as channel:
+        base = await draw(channel, num_inference_steps=2)
+        giant = await draw(channel, num_inference_steps=2, adapters=[adapter("giant", 1.0)])
+    assert (base.pixels() != giant.pixels()).any()
+
+
+async def test_adapters_that_cannot_be_used_are_refused_by_name(serve, draw):
+    async with serve("sd") as channel:
+        with pytest.raises(AdapterNotFound, match=r"there are: .*mist.*seal") as missing:
+            await draw(channel, adapters=[adapter("nobody", 1.0)])
+        assert missing.value.field == "adapters"
+        with pytest.raises(InvalidParameter, match="does not fit model 'sd'"):
+            await draw(channel, adapters=[adapter("giant", 1.0)])
+        for name in ("../seal", "/etc/passwd", "seal/..", "", "a" * 65, "seal\0"):
+            with pytest.raises(InvalidParameter, match="is not a name"):
+                await draw(channel, adapters=[adapter(name, 1.0)])
+        for weight in (float("nan"), float("inf"), 100.0):
+            with pytest.raises(InvalidParameter, match="weight"):
+                await draw(channel, adapters=[adapter("seal", weight)])
+        with pytest.raises(InvalidParameter, match="twice"):
+            await draw(channel, adapters=[adapter("seal", 1.0), adapter("seal", 0.5)])
