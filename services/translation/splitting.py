@@ -40,8 +40,9 @@ def _cut(sentence: str, length: Callable[[str], int], limit: int) -> list[str]:
             body = current.rstrip()
             pieces += [body, current[len(body) :]]
             current = ""
-        if length(word) > limit:
-            pieces += [word[i : i + limit] for i in range(0, len(word), limit)]
-            continue
-        current += word
+        if word.strip() and length(word) > limit:
+            pieces += [current, *(word[i : i + limit] for i in range(0, len(word), limit))]
+            current = ""
+        else:
+            current += word
     return [piece for piece in [*pieces, current] if piece]

@@ -114,8 +114,8 @@ class Chunker:
     def _fixed_phrase(self, words: Sequence[Word], at: int) -> tuple[FixedPhrase | None, int]:
         for length in range(min(4, len(words) - at), 0, -1):
             phrase = self._lexicon.phrases.get(tuple(word.lower for word in words[at : at + length]))
-            # "дома" is "at home" or "houses", "ночью" is a noun, too: alone, the word must be read as an adverb.
-            if phrase and (length > 1 or words[at].pos != "NOUN" or words[at].case == "ablt"):
+            # "дома" is "at home" or "houses": alone, a noun counts only in the case of adverbs ("ночью"), or as a name.
+            if phrase and (length > 1 or words[at].pos != "NOUN" or words[at].case == "ablt" or "-" in words[at].lower):
                 return phrase, at + length
         return None, at
 

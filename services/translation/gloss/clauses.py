@@ -131,7 +131,9 @@ def _owner_first(chunks: Sequence[Chunk]) -> list[Chunk]:
 
 
 def _governed(chunk: Chunk, verb: Chunk, government: Government) -> Chunk:
-    """ "смотреть на" is "look at", whatever "на" means elsewhere."""
+    """ "смотреть на" is "look at", whatever "на" means elsewhere; "копать лопатой" is "dig with a shovel"."""
+    if chunk.kind == "noun" and chunk.cases == {"ablt"} and "tran" in verb.word.tags and verb.english:
+        return replace(chunk, preposition="with")
     meaning = government.get((verb.word.lemma, f"{chunk.source}+{chunk.word.case}"))
     return chunk if meaning is None else replace(chunk, preposition=meaning)
 

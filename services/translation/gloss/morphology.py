@@ -60,7 +60,7 @@ def analyse(
     columns = [_readings(correct(token.text)) for token in tokenize(sentence)]
     if not columns:
         return []
-    best: list[list[tuple[float, int]]] = [[(_emission(word), -1) for word in columns[0]]]
+    best: list[list[tuple[float, int]]] = [[(_emission(word) + _first(word), -1) for word in columns[0]]]
     for previous, current in pairwise(columns):
         row = []
         for word in current:
@@ -79,19 +79,30 @@ def analyse(
 
 def _reorder(words: list[Word]) -> list[Word]:
     """Puts predicates where English has attributes: "небо было голубое" -> "голубое небо", "какого они цвета"."""
-    for at in range(len(words) - 1):
+    ordered: list[Word] = []
+    at = 0
+    while at < len(words):
         noun, after = words[at], at + 1
         if after + 1 < len(words) and words[after].lemma == "быть" and words[after + 1].pos == "ADJF":
             after += 1
-        predicate = words[after]
-        ends = after + 1 == len(words) or words[after + 1].pos not in ("NOUN", "ADJF", "NPRO")
-        agrees = predicate.case == "nomn" or (predicate.case == "ablt" and after > at + 1)
-        if noun.pos == "NOUN" and "nomn" in noun.cases and predicate.pos == "ADJF" and agrees and ends:
-            if "Apro" not in predicate.tags and predicate.plural == noun.plural:
-                words[at : after + 1] = [predicate, noun]
-        elif noun.lemma == "какой" and predicate.pos == "NPRO" and ends is False and words[after + 1].pos == "NOUN":
-            words[at + 1], words[at + 2] = words[at + 2], words[at + 1]
-    return words
+        following = words[after + 1 : after + 2]
+        ends = not following or following[0].pos not in ("NOUN", "ADJF", "NPRO")
+        if after < len(words) and ends and _is_predicate(noun, words[after], copula=after > at + 1):
+            ordered += [words[after], noun]
+            at = after + 1
+        elif noun.lemma == "какой" and following and words[at + 1].pos == "NPRO" and following[0].pos == "NOUN":
+            ordered += [noun, following[0], words[at + 1]]
+            at += 3
+        else:
+            ordered.append(noun)
+            at += 1
+    return ordered
+
+
+def _is_predicate(noun: Word, adjective: Word, *, copula: bool) -> bool:
+    agrees = adjective.case == "nomn" or (copula and adjective.case == "ablt")
+    both = noun.pos == "NOUN" and adjective.pos == "ADJF" and "Apro" not in adjective.tags
+    return both and agrees and "nomn" in noun.cases and adjective.plural == noun.plural
 
 
 def in_dictionary(word: str) -> bool:
@@ -148,6 +159,10 @@ def _emission(word: Word) -> float:
     if word.pos in ("PREP", "CONJ"):
         score += 0.3
     return score
+
+
+def _first(word: Word) -> float:
+    return 0.5 if word.case == "nomn" else 0.0  # Most sentences begin with their subject.
 
 
 def _agreement(left: Word, right: Word, prepositions: Mapping[str, frozenset[str]]) -> float:
