@@ -59,7 +59,7 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
         if earlier is not None:
             return same_request(earlier, request_digest)
     await check_options(gateway, order.options)
-    if await gateway.jobs.count_unfinished() >= gateway.settings.max_queued_narratives:
+    if gateway.narrator.unfinished >= gateway.settings.max_queued_narratives:
         raise QueueFull("as many narratives wait as may wait; try again later", retry_after_s=30.0)
     job = Job(
         id=secrets.token_hex(16),
@@ -85,7 +85,7 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
     if kept.id != job.id:
         await gateway.objects.delete_folder(f"narratives/{job.id}")
     # Also for one made earlier: had the gateway died right after, this starts it. A second start does nothing.
-    await gateway.narrator.submit(kept.id)
+    await gateway.narrator.submit(kept)
     return kept
 
 

@@ -104,10 +104,6 @@ class Jobs:
         )
         return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
 
-    async def count_unfinished(self) -> int:
-        query = sa.select(sa.func.count()).where(narratives.c.status.in_(UNFINISHED))
-        return await self._database.read(lambda connection: int(connection.execute(query).scalar_one()))
-
     async def start(self, narrative_id: str) -> bool:
         """Marks a narrative as running; False where it has finished meanwhile."""
 

@@ -60,7 +60,7 @@ class GatewaySettings(BaseSettings):
 
     max_concurrent_narratives: int = Field(8, ge=1, description="Narratives worked on at the same time.")
     max_concurrent_speakers: int = Field(16, ge=1, description="Speakers of all narratives worked on together.")
-    max_queued_narratives: int = Field(1000, ge=1, description="Narratives that may be unfinished; one more gets 429.")
+    max_queued_narratives: int = Field(1000, ge=1, description="Narratives this process may have unfinished; then 429.")
     max_upload_bytes: int = Field(2 * 1024**3, ge=1, description="Largest recording, in bytes.")
     max_duration_s: float = Field(4 * 3600.0, gt=0, description="Longest recording, in seconds.")
     max_request_bytes: int = Field(1024**2, ge=1024, description="Largest request other than an upload, in bytes.")

@@ -2,7 +2,7 @@
 
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gateway.clients import Drawn, Services
@@ -16,8 +16,8 @@ IDENTITY = "identity"
 # The speech model's own translation, made while transcribing.
 WHISPER = "whisper"
 
-StepDone = Callable[[int, int, int], Awaitable[None]]
-ImageDone = Callable[[dict[str, Any]], Awaitable[None]]
+StepDone = Callable[[int, int, int], None]
+ImageDone = Callable[[dict[str, Any]], None]
 
 
 def readable_languages(models: Sequence[common_pb2.Model]) -> frozenset[str]:
@@ -150,7 +150,7 @@ async def draw(
         header = await objects.head(image_key(narrative_id, index), 24)
         if header is not None:
             images[index] = _entry(index, seed + index, *png_size(header))
-            await on_image(images[index])
+            on_image(images[index])
     missing = [index for index in range(first_index, first_index + options.num_images) if index not in images]
     for start, count in _runs(missing):
         request = drawing_request(options, prompt, seed + start, count)
@@ -159,9 +159,9 @@ async def draw(
                 index = start + item.image_index
                 await objects.put(image_key(narrative_id, index), item.png)
                 images[index] = _entry(index, item.seed, item.width, item.height)
-                await on_image(images[index])
+                on_image(images[index])
             else:
-                await on_step(start + item.image_index, item.step, item.num_steps)
+                on_step(start + item.image_index, item.step, item.num_steps)
     if len(images) != options.num_images:
         raise ModelOutputInvalid(f"diffusion sent {len(images)} of {options.num_images} pictures")
     return [images[index] for index in sorted(images)]

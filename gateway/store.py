@@ -21,6 +21,10 @@ def transcript_key(narrative_id: str) -> str:
     return f"narratives/{narrative_id}/transcript.json"
 
 
+def speaker_key(narrative_id: str, number: int) -> str:
+    return f"narratives/{narrative_id}/speakers/{number}.json"
+
+
 def story_key(narrative_id: str) -> str:
     return f"narratives/{narrative_id}/story.json"
 

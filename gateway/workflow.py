@@ -13,8 +13,10 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,9 +31,9 @@ from gateway.jobs import CANCELLED, FAILED, SUCCEEDED, Job, Jobs, timestamp
 from gateway.options import NarrativeOptions
 from gateway.patience import T, patiently
 from gateway.settings import GatewaySettings
-from gateway.store import Objects, audio_key, story_key, transcript_key
+from gateway.store import Objects, audio_key, speaker_key, story_key, transcript_key
 from gateway.transcript import transcribe
-from narrative.errors import NarrativeError, NoSpeech, to_problem
+from narrative.errors import NarrativeError, NoSpeech, NotFound, to_problem
 
 log = structlog.get_logger()
 
@@ -40,6 +42,10 @@ WORKFLOW_VERSION = "1"
 _MAX_THREADS = 32
 # Long enough for calls to be cancelled and a write to end.
 _STOP_S = 5.0
+# The job on its way into its workflow, which so need not read it again; none in a workflow that is taken up later.
+_SUBMITTED: ContextVar[Job | None] = ContextVar("submitted", default=None)
+# Progress is for people; more often would only fill the table.
+_STEP_EVERY_S = 0.25
 
 
 class Narrator:
@@ -99,7 +105,7 @@ class Narrator:
         # Accepted, but killed before the workflow was started; starting one twice does nothing.
         for narrative_id in await self._jobs.unfinished(self._settings.executor_id):
             if await DBOS.get_workflow_status_async(narrative_id) is None:
-                await self.submit(narrative_id)
+                await self.submit(await self._jobs.get(narrative_id))
 
     async def stop(self) -> None:
         """Interrupts what runs; it goes on at the next start."""
@@ -111,10 +117,19 @@ class Narrator:
         # DBOS had put its threads under this loop, and has taken them away.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="gateway"))
 
-    async def submit(self, narrative_id: str) -> None:
-        """Starts the workflow of a narrative that is in the table."""
-        with SetWorkflowID(narrative_id):
-            await DBOS.start_workflow_async(self._workflow, narrative_id)
+    async def submit(self, job: Job) -> None:
+        """Starts the workflow of a narrative that is in the table; a second time does nothing."""
+        token = _SUBMITTED.set(job)
+        try:
+            with SetWorkflowID(job.id):
+                await DBOS.start_workflow_async(self._workflow, job.id)
+        finally:
+            _SUBMITTED.reset(token)
+
+    @property
+    def unfinished(self) -> int:
+        """Narratives that run or wait in this process."""
+        return len(self._running)
 
     def is_running_here(self, narrative_id: str) -> bool:
         return narrative_id in self._running
@@ -138,21 +153,24 @@ class Narrator:
         assert task is not None
         self._running[narrative_id] = task
         try:
-            job = await self._jobs.get(narrative_id)
+            job = _SUBMITTED.get() or await self._jobs.get(narrative_id)
             with structlog.contextvars.bound_contextvars(request_id=job.request_id, narrative_id=narrative_id):
                 async with self._narratives:
-                    if await self._jobs.start(narrative_id):
+                    if not job.is_finished:
                         await self._tell(job)
         finally:
             self._running.pop(narrative_id, None)
 
     async def _tell(self, job: Job) -> None:
+        # Nobody has to wait for it: cancelling stops this task, whatever the row says.
+        started = asyncio.create_task(self._jobs.start(job.id))
         try:
             await _Telling(job, self._settings, self._events, self._objects, self._services, self._speakers).run()
         except Exception as error:
-            problem = _problem_of(error, job)
-            await self._jobs.finish(job.id, FAILED, problem)
+            await started
+            await self._jobs.finish(job.id, FAILED, _problem_of(error, job))
         else:
+            await started
             await self._jobs.finish(job.id, SUCCEEDED)
 
 
@@ -177,6 +195,8 @@ class _Telling:
         self._slots = slots
         # Events that nobody has to wait for; they share commits, and are all in before the last one.
         self._pending: set[asyncio.Task[None]] = set()
+        self._emitted: set[str] = set()
+        self._stepped_at: dict[str, float] = {}
         self._waits = 0
 
     async def run(self) -> None:
@@ -187,65 +207,55 @@ class _Telling:
             raise NoSpeech(f"{self._job.filename or 'the recording'}: nobody speaks in it")
         names = list(transcript["speakers"])
         # Drawn in a fixed order: afterwards the speakers go on in any.
-        reserved = [(DBOS.reserve_step(), DBOS.reserve_step()) for _ in names]
+        steps = [DBOS.reserve_step() for _ in names]
         told = await _together(
             [
-                self._speaker(number, name, [s for s in transcript["segments"] if s["speaker"] == name], *steps)
-                for number, (name, steps) in enumerate(zip(names, reserved, strict=True))
+                self._speaker(step, number, name, [s for s in transcript["segments"] if s["speaker"] == name])
+                for number, (name, step) in enumerate(zip(names, steps, strict=True))
             ]
         )
         story = _assemble(self._job, transcript, told)
         await self._objects.put(story_key(self._job.id), json.dumps(story, ensure_ascii=False).encode())
-        self._stage("story", 1.0)
         if self._pending:
             await asyncio.gather(*self._pending)
 
     async def _speaker(
-        self,
-        number: int,
-        name: str,
-        segments: list[dict[str, Any]],
-        describe_step: StepReservation,
-        draw_step: StepReservation,
+        self, step: StepReservation, number: int, name: str, segments: list[dict[str, Any]]
     ) -> dict[str, Any]:
         async with self._slots:
-            told = await self._step(
-                describe_step,
-                "describe",
-                lambda: self._patiently(lambda: speakers.describe(self._services, name, segments, self._options)),
+            told = await self._step(step, "speaker", lambda: self._describe_and_draw(number, name, segments))
+        # Once more, for a process that died between the step's end and the events'.
+        self._emit_scene(name, told)
+        for image in told["images"]:
+            self._emit_image(name, image)
+        return told
+
+    async def _describe_and_draw(self, number: int, name: str, segments: list[dict[str, Any]]) -> dict[str, Any]:
+        """One step in two halves: the first leaves its result in the store, as every picture of the second does.
+
+        Two steps would be two more commits on the way to every first picture.
+        """
+        key = speaker_key(self._job.id, number)
+        try:
+            told = json.loads(await self._objects.get(key))
+        except NotFound:
+            told = await self._patiently(lambda: speakers.describe(self._services, name, segments, self._options))
+            await self._objects.put(key, json.dumps(told, ensure_ascii=False).encode())
+        self._emit_scene(name, told)
+        images = await self._patiently(
+            lambda: speakers.draw(
+                self._services,
+                self._objects,
+                self._job.id,
+                number * self._options.num_images,
+                told["prompt"],
+                seed_of(self._job),
+                self._options,
+                lambda index, step, num_steps: self._emit_step(name, index, step, num_steps),
+                lambda entry: self._emit_image(name, entry),
             )
-            scene = {key: value for key, value in told.items() if key != "lines"}
-            self._emit(f"scene:{name}", "scene", {"speaker": name, "scene": scene})
-
-            async def on_step(index: int, step: int, num_steps: int) -> None:
-                data = {"speaker": name, "index": index, "step": step, "num_steps": num_steps}
-                self._emit(f"step:{index}:{step}", "image_step", data)
-
-            async def on_image(entry: dict[str, Any]) -> None:
-                data = {"speaker": name, **entry, "url": image_url(self._job.id, entry["index"])}
-                self._emit(f"image:{entry['index']}", "image", data)
-
-            images = await self._step(
-                draw_step,
-                "draw",
-                lambda: self._patiently(
-                    lambda: speakers.draw(
-                        self._services,
-                        self._objects,
-                        self._job.id,
-                        number * self._options.num_images,
-                        told["prompt"],
-                        seed_of(self._job),
-                        self._options,
-                        on_step,
-                        on_image,
-                    )
-                ),
-            )
-            # Once more, for a process that died between the step's end and the event's.
-            for entry in images:
-                await on_image(entry)
-        return {**told, "images": [{**entry, "url": image_url(self._job.id, entry["index"])} for entry in images]}
+        )
+        return {**told, "images": [{**image, "url": image_url(self._job.id, image["index"])} for image in images]}
 
     async def _transcribe(self) -> str:
         async def attempt() -> str:
@@ -280,7 +290,26 @@ class _Telling:
         data = {"stage": stage, "fraction": round(fraction, 3)}
         self._emit(f"stage:{stage}:{data['fraction']}", "stage", data)
 
+    def _emit_scene(self, name: str, told: dict[str, Any]) -> None:
+        scene = {key: value for key, value in told.items() if key not in ("lines", "images")}
+        self._emit(f"scene:{name}", "scene", {"speaker": name, "scene": scene})
+
+    def _emit_image(self, name: str, entry: dict[str, Any]) -> None:
+        data = {"speaker": name, **entry, "url": image_url(self._job.id, entry["index"])}
+        self._emit(f"image:{entry['index']}", "image", data)
+
+    def _emit_step(self, name: str, index: int, step: int, num_steps: int) -> None:
+        now = time.monotonic()
+        if step < num_steps and now - self._stepped_at.get(name, 0.0) < _STEP_EVERY_S:
+            return
+        self._stepped_at[name] = now
+        data = {"speaker": name, "index": index, "step": step, "num_steps": num_steps}
+        self._emit(f"step:{index}:{step}", "image_step", data)
+
     def _emit(self, key: str, kind: str, data: dict[str, Any]) -> None:
+        if key in self._emitted:
+            return
+        self._emitted.add(key)
         task = asyncio.create_task(self._events.add(self._job.id, key, kind, data))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)

