@@ -51,13 +51,15 @@ class LlmEngine:
         languages = tuple(settings.llm_languages)
         self.info = EngineInfo("llm", languages, languages)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._slots: asyncio.Semaphore | None = None
 
     def load(self) -> None:
         """Starts a loop of its own for the client; the server is not asked before the first text."""
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="translation-llm", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="translation-llm", daemon=True)
+        self._thread.start()
         self._client = openai.AsyncOpenAI(
             base_url=self._settings.llm_base_url,
             api_key=self._settings.llm_api_key,
@@ -67,10 +69,12 @@ class LlmEngine:
         self._slots = asyncio.Semaphore(self._settings.llm_max_concurrency)
 
     def close(self) -> None:
-        if self._client and self._loop:
+        if self._client and self._loop and self._thread:
             self._run(self._client.close())
             self._loop.call_soon_threadsafe(self._loop.stop)
-        self._client = self._loop = None
+            self._thread.join()
+            self._loop.close()
+        self._client = self._loop = self._thread = None
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """Translates all texts at the same time.
