@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.asr.engine import SAMPLE_RATE_HZ
+from services.asr.scratch import write_all
 
 _FULL_SCALE = np.float32(1 / 32768)
 
@@ -48,8 +49,12 @@ class Recording:
         return self._peak / 32768
 
     def append(self, block: npt.NDArray[np.int16]) -> None:
-        """Adds samples, int16 (n,)."""
-        self._file.write(np.ascontiguousarray(block).data)
+        """Adds samples, int16 (n,).
+
+        Raises:
+            ResourceExhausted: the disk is full.
+        """
+        write_all(self._file, np.ascontiguousarray(block).tobytes())
         self._samples += block.size
         if block.size:
             self._peak = max(self._peak, int(block.max()), -int(block.min()))

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from narrative.errors import PayloadTooLarge
+from services.asr.scratch import write_all
 
 
 class Upload:
@@ -38,8 +39,9 @@ class Upload:
 
         Raises:
             PayloadTooLarge: the limit is passed.
+            ResourceExhausted: the disk is full.
         """
         self._size_bytes += len(chunk)
         if self._size_bytes > self._max_bytes:
             raise PayloadTooLarge(f"the file is too large; accepted are up to {self._max_bytes} bytes")
-        self._file.write(chunk)
+        write_all(self._file, chunk)

@@ -3,6 +3,8 @@
 import io
 import struct
 import threading
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -166,6 +168,21 @@ def test_cancelling_stops_the_decoding(tmp_path):
     cancelled.set()
     with pytest.raises(Cancelled):
         run(tmp_path, wav(), cancelled=cancelled)
+
+
+def test_memory_does_not_grow_with_the_recording(tmp_path):
+    path = tmp_path / "upload"
+    path.write_bytes(wav(seconds=600, rate=16_000))
+    limits = replace(LIMITS, max_duration_s=3600)
+    tracemalloc.start()
+    with Recording(tmp_path) as recording:
+        for _ in decode(path, "long.wav", recording, limits, threading.Event()):
+            pass
+        assert recording.duration_s == 600
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # One copy as float32 would be 38 MB.
+    assert peak_bytes < 4e6
 
 
 def test_a_recording_is_read_piece_by_piece(tmp_path):
