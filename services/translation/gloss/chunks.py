@@ -89,7 +89,8 @@ class Chunker:
             kind = {"adverb": "adverb", "clause": "adverb"}.get(phrase.part_of_speech, phrase.part_of_speech)
             english = phrase.english
             if kind == "noun":
-                english = self._lexicon.article(english, english)
+                plural = "plur" in words[phrase_end - 1].tags
+                english = english if plural else self._lexicon.article(english, english)
             head = words[phrase_end - 1]
             return Chunk(kind, english, head, head.cases), phrase_end
         if word.lemma == RELATIVE:

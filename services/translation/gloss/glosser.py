@@ -15,6 +15,9 @@ from services.translation.gloss.spelling import respell
 
 _LINE_BREAKS = re.compile(r"([\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+)")
 
+# Noun phrases and clauses nest; what has no full stop must not nest without end.
+_MAX_SENTENCE_WORDS = 100
+
 
 class Glosser:
     """Turns Russian texts into English scene glosses.
@@ -32,11 +35,7 @@ class Glosser:
     def gloss(self, texts: Sequence[str]) -> list[str]:
         """The gloss of every text; line breaks stay where they are."""
         lines = [_LINE_BREAKS.split(text) for text in texts]
-        sentences = {
-            line: [analyse(part.text, self._lexicon.governed, self._correct) for part in sentenize(line)]
-            for parts in lines
-            for line in parts[::2]
-        }
+        sentences = {line: self._analyse(line) for parts in lines for line in parts[::2]}
         concepts = self._link([word for parts in sentences.values() for words in parts for word in words])
         chunker = Chunker(self._lexicon, concepts.get)
         glossed = {
@@ -44,6 +43,14 @@ class Glosser:
             for line, parts in sentences.items()
         }
         return ["".join(part if index % 2 else glossed[part] for index, part in enumerate(parts)) for parts in lines]
+
+    def _analyse(self, line: str) -> list[list[Word]]:
+        analysed = (analyse(part.text, self._lexicon.governed, self._correct) for part in sentenize(line))
+        return [
+            words[at : at + _MAX_SENTENCE_WORDS]
+            for words in analysed
+            for at in range(0, len(words), _MAX_SENTENCE_WORDS)
+        ]
 
     def _link(self, words: Sequence[Word]) -> dict[tuple[str, str], str]:
         keys = dict.fromkeys(key for word in words if (key := concept_key(word)) and key not in self._lexicon.words)

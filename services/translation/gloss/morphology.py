@@ -11,6 +11,7 @@ from razdel import tokenize
 
 NOMINAL = frozenset({"NOUN", "ADJF", "PRTF", "NPRO", "NUMR"})
 _ATTRIBUTE = frozenset({"ADJF", "PRTF"})
+_MAX_WORD_LETTERS = 60
 _FINITE = frozenset({"VERB", "PRTS", "ADJS"})
 
 
@@ -125,6 +126,8 @@ def _readings(text: str) -> list[Word]:
     if not any("а" <= letter <= "я" or letter == "ё" for letter in text.lower()):
         kind: Literal["punctuation", "foreign"] = "punctuation" if all(not c.isalnum() for c in text) else "foreign"
         return [Word(text, text, text, kind)]
+    if len(text) > _MAX_WORD_LETTERS:  # Noise, on which prediction by prefixes would spend seconds.
+        return [Word(text, yo(text), yo(text), "word")]
     parses = _analyzer().parse(text)
     words = []
     for parse in parses[:12]:

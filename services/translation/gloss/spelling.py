@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 _LETTERS = "абвгдежзийклмнопрстуфхцчшщъыьэюя"
-_MIN_LETTERS = 6
+_MIN_LETTERS, _MAX_LETTERS = 6, 20
 
 
 def respell(word: str, in_dictionary: Callable[[str], bool], is_common: Callable[[str], bool]) -> str:
@@ -16,7 +16,12 @@ def respell(word: str, in_dictionary: Callable[[str], bool], is_common: Callable
     """
     lower = word.lower()
     # A capital letter may begin a name, which no dictionary need have.
-    if len(word) < _MIN_LETTERS or word != lower or in_dictionary(lower) or not set(lower) <= {*_LETTERS, "ё"}:
+    if (
+        not _MIN_LETTERS <= len(word) <= _MAX_LETTERS
+        or word != lower
+        or in_dictionary(lower)
+        or not set(lower) <= {*_LETTERS, "ё"}
+    ):
         return word
     candidates = {candidate for candidate in _neighbours(lower) if in_dictionary(candidate) and is_common(candidate)}
     return candidates.pop() if len(candidates) == 1 else word
