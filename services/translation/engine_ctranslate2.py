@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from narrative.catalogue import Catalogue
-from narrative.errors import OutOfMemory, WeightsCorrupt, WeightsMissing
+from narrative.errors import InvalidParameter, OutOfMemory, WeightsCorrupt, WeightsMissing
 from services.translation.engine import EngineInfo
 from services.translation.flores import FLORES
 from services.translation.settings import TranslationSettings
@@ -62,6 +62,7 @@ class CTranslate2Engine:
         Raises:
             WeightsMissing: a file of the model is not there.
             WeightsCorrupt: CTranslate2 or the tokenizer cannot read a file.
+            InvalidParameter: a language of the settings has no FLORES code, which an NLLB model needs.
         """
         import ctranslate2
 
@@ -70,6 +71,12 @@ class CTranslate2Engine:
         folder = catalogue.resolve(settings.ctranslate2_model, settings.common.models_dir)
         self._licence = next((entry.licence for entry in catalogue if entry.id == settings.ctranslate2_model), "")
         self._kind = detect_kind(folder)
+        unknown = set(settings.ctranslate2_languages) - FLORES.keys()
+        if self._kind == "nllb" and unknown:
+            raise InvalidParameter(
+                f"ctranslate2_languages: no FLORES code for {', '.join(sorted(unknown))}; there is {', '.join(FLORES)}",
+                field="ctranslate2_languages",
+            )
         try:
             if self._kind == "marian":
                 self._source = SentencePieceTokenizer(folder / "source.spm")
@@ -143,7 +150,10 @@ class JsonTokenizer:
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer as FastTokenizer
 
-        self._tokenizer = FastTokenizer.from_file(str(path))
+        try:
+            self._tokenizer = FastTokenizer.from_file(str(path))
+        except Exception as error:  # The library raises nothing narrower.
+            raise WeightsCorrupt(f"{path.name}: not a tokenizer: {error}") from error
 
     def encode(self, text: str) -> list[str]:
         tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens

@@ -154,8 +154,8 @@ def _inverted_subject(verb: Chunk, before: Sequence[Chunk], after: Sequence[Chun
 
 
 def _objects_first(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """ "держа в руке зонт" -> "holding an umbrella in a hand"."""
-    first_place = next((i for i, chunk in enumerate(chunks) if chunk.kind == "place"), None)
+    """ "держа в руке зонт" -> "holding an umbrella in the hand"."""
+    first_place = next((i for i, chunk in enumerate(chunks) if chunk.kind in ("place", "adverb")), None)
     if first_place is None or any(chunk.kind == "verb" for chunk in chunks):
         return list(chunks)
     objects = [c for c in chunks[first_place:] if c.kind == "noun" and "accs" in c.cases]

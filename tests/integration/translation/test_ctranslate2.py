@@ -17,7 +17,7 @@ from transformers import (
     NllbTokenizer,
 )
 
-from narrative.errors import WeightsCorrupt, WeightsMissing
+from narrative.errors import InvalidParameter, WeightsCorrupt, WeightsMissing
 from services.translation.engine_ctranslate2 import CTranslate2Engine
 from services.translation.settings import TranslationSettings
 
@@ -153,3 +153,15 @@ def test_broken_weights_are_refused(marian: Path, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"not a model")
     with pytest.raises(WeightsCorrupt):
         make_engine(tmp_path)
+
+
+def test_broken_tokenizer_is_refused(nllb: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes((nllb / "model.bin").read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(WeightsCorrupt, match=r"tokenizer\.json"):
+        make_engine(tmp_path)
+
+
+def test_language_without_a_flores_code_is_refused(nllb: Path) -> None:
+    with pytest.raises(InvalidParameter, match="no FLORES code for xx"):
+        make_engine(nllb, ctranslate2_languages=["ru", "xx"])

@@ -37,7 +37,7 @@ def glosser() -> Glosser:
         # The subject comes first in English.
         ("В синем небе летит самолёт.", "An airplane flying in the blue sky."),
         ("На столе стоят чашка чая и тарелка с яблоками.", "A cup of tea and a plate with apples standing on a table."),
-        ("Мальчик держит в руке зонт.", "A boy holding an umbrella in a hand."),
+        ("Мальчик держит в руке зонт.", "A boy holding an umbrella in the hand."),
         # Participles, relative clauses, predicates.
         ("горы, покрытые снегом, и озеро", "Mountains covered with snow and a lake"),
         (
