@@ -86,11 +86,10 @@ class Chunker:
         if place and place_end > phrase_end:
             return place, place_end
         if phrase:
-            kind = {"adverb": "adverb", "clause": "adverb"}.get(phrase.part_of_speech, phrase.part_of_speech)
+            kind = {"clause": "adverb", "nouns": "noun"}.get(phrase.part_of_speech, phrase.part_of_speech)
             english = phrase.english
-            if kind == "noun":
-                plural = "plur" in words[phrase_end - 1].tags
-                english = english if plural else self._lexicon.article(english, english)
+            if phrase.part_of_speech == "noun":
+                english = self._lexicon.article(english, english)
             head = words[phrase_end - 1]
             return Chunk(kind, english, head, head.cases), phrase_end
         if word.lemma == RELATIVE:

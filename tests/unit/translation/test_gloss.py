@@ -53,6 +53,9 @@ def glosser() -> Glosser:
         # Homonyms told by their neighbours.
         ("Дети кормят голубей.", "Children feeding pigeons."),
         ("Мы пошли в лес.", "We walking to a forest."),
+        # Fixed phrases.
+        ("Женщина держит букет цветов.", "A woman holding a bouquet of flowers."),
+        ("Над городом летят воздушные шары.", "Balloons flying above a city."),
         # Conjunctions and ordinals.
         ("Одна кошка спит, а третья смотрит в окно.", "One cat sleeping, and the third one looking out of the window."),
         # One letter wrong.
