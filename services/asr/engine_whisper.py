@@ -5,8 +5,12 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from narrative.catalogue import Catalogue
 from narrative.errors import Cancelled, NoSpeech
+from services.asr.assembly import Assembly
 from services.asr.decode import DecodeLimits, decode
 from services.asr.engine import (
     SAMPLE_RATE_HZ,
@@ -14,19 +18,18 @@ from services.asr.engine import (
     Event,
     ModelInfo,
     Progress,
-    Segment,
     Span,
     Summary,
     TranscribeOptions,
     Turn,
-    Word,
 )
 from services.asr.options import check_model, check_options, speaker_bounds
 from services.asr.recording import Recording
 from services.asr.settings import AsrSettings
-from services.asr.speakers import SpeakerNames, Window, cut_at_speaker_changes, plan_windows
 from services.asr.vad import VoiceActivityDetector
-from services.asr.whisper import Utterance, Whisper
+from services.asr.whisper import Whisper
+from services.asr.whisper_text import Stretch
+from services.asr.windows import Window, batch_windows, plan_windows
 
 T = TypeVar("T")
 
@@ -123,48 +126,23 @@ class WhisperEngine:
         # A translation belongs to a window as a whole, so such a window must not hold two speakers either.
         one_speaker = not options.language or options.translate_to_english
         windows = plan_windows(turns, recording.duration_s, one_speaker=one_speaker, max_s=_WINDOW_S)
-        names = SpeakerNames()
-        spoken_s: dict[str, dict[str, float]] = {}  # By speaker and language.
-        next_id = 0
-        for window in windows:
-            yield Progress("transcription", _DIARIZED + (1 - _DIARIZED) * window.start_s / recording.duration_s)
+        assembly = Assembly(words=options.word_timestamps, merge=options.translate_to_english)
+        for batch in batch_windows(windows, whisper.context_s, self._settings.batch_size):
+            done = batch[0].start_s / recording.duration_s
+            yield Progress("transcription", _DIARIZED + (1 - _DIARIZED) * done)
             if cancelled.is_set():
                 raise Cancelled("the caller gave up while the recording was being transcribed")
-            spoken_before = spoken_s.get(window.turns[0].speaker, {})
-            heard = whisper.transcribe(
-                recording.read(round(window.start_s * SAMPLE_RATE_HZ), round(window.end_s * SAMPLE_RATE_HZ)),
-                language=options.language,
-                likely_language=_longest(spoken_before),
+            transcripts = whisper.transcribe(
+                [Stretch(_read(recording, w), options.language, assembly.likely_language(w)) for w in batch],
                 temperature=options.temperature,
                 translate=options.translate_to_english,
             )
-            utterances = heard.utterances
-            if options.translate_to_english and utterances:
-                utterances = (_join(utterances),)
-            for label, words, confidence in _pieces(utterances, window):
-                segment = Segment(
-                    next_id,
-                    names[label],
-                    words[0].start_s,
-                    words[-1].end_s,
-                    "".join(word.text for word in words).strip(),
-                    heard.language,
-                    confidence,
-                    tuple(_stripped(word) for word in words) if options.word_timestamps else (),
-                    heard.english,
-                )
-                next_id += 1
-                spoken = spoken_s.setdefault(label, {})
-                spoken[heard.language] = spoken.get(heard.language, 0.0) + segment.end_s - segment.start_s
-                yield segment
-        if not next_id:
+            for window, transcript in zip(batch, transcripts, strict=True):
+                yield from assembly.segments(window, transcript)
+        if not assembly.count:
             raise NoSpeech(f"there are sounds like speech in {options.shown_name}, but no words")
         yield Progress("transcription", 1.0)
-        total_s: dict[str, float] = {}
-        for spoken in spoken_s.values():
-            for language, duration_s in spoken.items():
-                total_s[language] = total_s.get(language, 0.0) + duration_s
-        yield Summary(recording.duration_s, names.in_order(), _longest(total_s), model, self._diarizer.info.id)
+        yield Summary(recording.duration_s, assembly.speakers, assembly.main_language, model, self._diarizer.info.id)
 
 
 def _stage(name: str, begin: float, end: float, work: Generator[float, None, T]) -> Generator[Event, None, T]:
@@ -178,28 +156,5 @@ def _stage(name: str, begin: float, end: float, work: Generator[float, None, T])
         yield Progress(name, begin + (end - begin) * share)
 
 
-def _longest(spoken_s: dict[str, float]) -> str:
-    return max(spoken_s, key=lambda language: spoken_s[language], default="")
-
-
-def _pieces(utterances: Sequence[Utterance], window: Window) -> Iterator[tuple[str, list[Word], float]]:
-    """Utterances of a window cut at speaker changes, with times counted from the start of the recording."""
-    for utterance in utterances:
-        words = [_shifted(word, window) for word in utterance.words]
-        for speaker, run in cut_at_speaker_changes(words, window.turns):
-            yield speaker, run, utterance.confidence
-
-
-def _shifted(word: Word, window: Window) -> Word:
-    start_s = min(window.start_s + word.start_s, window.end_s)
-    return Word(word.text, start_s, min(max(start_s, window.start_s + word.end_s), window.end_s), word.probability)
-
-
-def _stripped(word: Word) -> Word:
-    return Word(word.text.strip(), word.start_s, word.end_s, word.probability)
-
-
-def _join(utterances: Sequence[Utterance]) -> Utterance:
-    words = tuple(word for utterance in utterances for word in utterance.words)
-    confidence = sum(utterance.confidence * len(utterance.words) for utterance in utterances) / len(words)
-    return Utterance(words, confidence)
+def _read(recording: Recording, window: Window) -> npt.NDArray[np.float32]:
+    return recording.read(round(window.start_s * SAMPLE_RATE_HZ), round(window.end_s * SAMPLE_RATE_HZ))

@@ -34,6 +34,9 @@ class AsrSettings(ServiceSettings):
         default_factory=lambda: min(4, os.cpu_count() or 1), ge=1, description="CPU threads of one call."
     )
     beam_size: int = Field(2, ge=1, le=16, description="Beams of the decoder at temperature 0.")
+    batch_size: int = Field(
+        4, ge=1, le=64, description="Most windows transcribed together: more is faster, fewer stream sooner."
+    )
     min_context_s: float = Field(
         10.0,
         ge=10,

@@ -1,6 +1,6 @@
 """Whisper's tokens, cut at its timestamps."""
 
-from services.asr.whisper import split_at_timestamps
+from services.asr.whisper_text import is_repetitive, split_at_timestamps
 
 T0 = 1000
 
@@ -24,3 +24,9 @@ def test_text_without_timestamps_has_all_the_time():
 def test_timestamps_without_text_are_nothing():
     assert split([T0, T0 + 10]) == []
     assert split([]) == []
+
+
+def test_going_round_in_circles_is_noticed():
+    assert is_repetitive("the red apple on the table, " * 20)
+    assert not is_repetitive("A little girl is sitting on the green grass next to a large brown dog.")
+    assert not is_repetitive("")
