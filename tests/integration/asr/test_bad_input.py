@@ -127,7 +127,7 @@ async def test_a_caller_that_goes_away_stops_the_work(asr, speech):
     started = time.perf_counter()
     # There is one worker: the next call is served only when the cancelled one has stopped.
     await refused_eventually(asr)
-    assert time.perf_counter() - started < 5.0
+    assert time.perf_counter() - started < 10.0
     while list(asr.scratch.iterdir()):
         await asyncio.sleep(0.01)
 
