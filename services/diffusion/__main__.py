@@ -1,6 +1,7 @@
 """Runs the diffusion service: settings, engine, serve."""
 
 from narrative.runtime.server import Service, serve
+from narrative.settings import read_settings
 from narrative.v1 import diffusion_pb2_grpc
 from services.diffusion.engine import DiffusionEngine
 from services.diffusion.servicer import DiffusionServicer, models
@@ -33,7 +34,7 @@ def make_service(settings: DiffusionSettings) -> Service:
 
 def main() -> None:
     """Entry point of ``python -m services.diffusion``."""
-    settings = DiffusionSettings()
+    settings = read_settings(DiffusionSettings)
     serve(make_service(settings), settings)
 
 

@@ -1,0 +1,43 @@
+"""Settings and engines without sockets, weights or torch."""
+
+import io
+from collections.abc import Callable, Iterator
+
+import PIL.Image
+import pytest
+
+from services.diffusion.engine_fake import FakeEngine
+from services.diffusion.settings import DiffusionSettings
+
+
+@pytest.fixture
+def make_settings(tmp_path) -> Callable[..., DiffusionSettings]:
+    """Settings with an adapters folder of the test's own."""
+    return lambda **fields: DiffusionSettings(**{"adapters_dir": tmp_path / "adapters", "engine": "fake", **fields})
+
+
+@pytest.fixture
+def make_engine(make_settings) -> Iterator[Callable[..., FakeEngine]]:
+    """Loaded fake engines, closed after the test."""
+    engines: list[FakeEngine] = []
+
+    def make(**fields: object) -> FakeEngine:
+        engines.append(FakeEngine(make_settings(**fields)))
+        engines[-1].load()
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
+def png_file() -> Callable[[int, int], bytes]:
+    """Makes a PNG file of a size."""
+
+    def make(width: int, height: int) -> bytes:
+        file = io.BytesIO()
+        PIL.Image.new("RGB", (width, height), "green").save(file, "PNG")
+        return file.getvalue()
+
+    return make

@@ -1,0 +1,206 @@
+"""From a request to pictures: defaults, limits, adapters of the right base."""
+
+import json
+import math
+import struct
+
+import pytest
+
+from narrative.errors import (
+    AdapterNotFound,
+    ImageUndecodable,
+    InvalidParameter,
+    ModelNotFound,
+    WeightsCorrupt,
+    WeightsError,
+    WeightsMissing,
+)
+from services.diffusion.adapters import AdapterFolder
+from services.diffusion.engine import Adapter, ImageRequest
+from services.diffusion.model_folder import read_card
+from services.diffusion.plan import Planner
+
+
+def safetensors(path, shapes):
+    """A file with a header and no more: nothing here reads the numbers."""
+    header = json.dumps(
+        {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+
+
+def model_folder(folder, class_name="StableDiffusionPipeline", scheduler="PNDMScheduler", **own):
+    folder.mkdir(parents=True)
+    denoiser = "transformer" if class_name == "FluxPipeline" else "unet"
+    index = {"_class_name": class_name, "scheduler": ["diffusers", scheduler], "safety_checker": [None, None]}
+    for part in (denoiser, "vae", "text_encoder"):
+        index[part] = ["diffusers", "Whatever"]
+        safetensors(
+            folder / part / "model.safetensors", {"mid.attn.to_q.weight": [32, 16], "text.q_proj.weight": [8, 8]}
+        )
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "vae" / "config.json").write_text(json.dumps({"block_out_channels": [1, 1, 1, 1]}))
+    (folder / denoiser / "config.json").write_text(json.dumps({"sample_size": 32}))
+    if own:
+        (folder / "generation_config.json").write_text(json.dumps(own))
+    return folder
+
+
+@pytest.fixture
+def plan(tmp_path, make_settings):
+    names = {
+        "book": "StableDiffusionPipeline",
+        "edit": "StableDiffusionInstructPix2PixPipeline",
+        "flux": "FluxPipeline",
+    }
+    cards = [read_card(name, model_folder(tmp_path / name, kind)) for name, kind in names.items()]
+    settings = make_settings()
+    planner = Planner(cards, AdapterFolder(settings.adapters_folder), settings)
+    return lambda prompt="a house", **fields: planner.plan(ImageRequest(prompt, **fields))
+
+
+def test_a_folder_says_what_it_is(tmp_path):
+    card = read_card("book", model_folder(tmp_path / "book"))
+    assert (card.family, card.task, card.width, card.height, card.max_side) == ("sd", "text-to-image", 256, 256, 512)
+    assert (card.num_steps, card.guidance_scale, card.scheduler) == (30, 7.5, "PNDM")
+    own = read_card(
+        "own", model_folder(tmp_path / "own", num_inference_steps=12, guidance_scale=2.5, width=128, height=96)
+    )
+    assert (own.num_steps, own.guidance_scale, own.width, own.height, own.max_side) == (12, 2.5, 128, 96, 256)
+    flux = read_card("flux", model_folder(tmp_path / "flux", "FluxPipeline", "FlowMatchEulerDiscreteScheduler"))
+    assert (flux.width, flux.size_multiple, flux.schedulers) == (1024, 16, ("FlowMatchEulerDiscrete",))
+
+
+def test_folders_that_cannot_be_run_are_refused(tmp_path):
+    with pytest.raises(WeightsMissing, match="is missing; a folder in diffusers form"):
+        read_card("none", tmp_path)
+    with pytest.raises(
+        WeightsError, match="'KandinskyPipeline' cannot be run; this service runs StableDiffusionPipeline"
+    ):
+        read_card("k", model_folder(tmp_path / "k", "KandinskyPipeline"))
+    pickled = model_folder(tmp_path / "pickled")
+    (pickled / "unet" / "model.safetensors").rename(pickled / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsMissing, match="never a pickle"):
+        read_card("pickled", pickled)
+    foreign = model_folder(tmp_path / "foreign")
+    index = json.loads((foreign / "model_index.json").read_text())
+    (foreign / "model_index.json").write_text(json.dumps(index | {"unet": ["my_code", "Backdoor"]}))
+    with pytest.raises(WeightsError, match="only diffusers and transformers"):
+        read_card("foreign", foreign)
+    broken = model_folder(tmp_path / "broken")
+    (broken / "unet" / "model.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(WeightsCorrupt):
+        read_card("broken", broken)
+
+
+def test_defaults_are_filled_in(plan):
+    (picture,) = plan()
+    settings = picture.settings
+    assert (settings.model, settings.width, settings.height) == ("book", 256, 256)
+    assert (settings.num_steps, settings.guidance_scale, settings.scheduler) == (30, 7.5, "PNDM")
+    assert 0 <= picture.seed < 2**32
+
+
+def test_pictures_count_their_seeds_up(plan):
+    assert [(one.index, one.seed) for one in plan(seed=3, num_images=3)] == [(0, 3), (1, 4), (2, 5)]
+    assert [one.seed for one in plan(seed=2**64 - 1, num_images=2)] == [2**64 - 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"width": 60}, "width"),
+        ({"height": 8}, "height"),
+        ({"width": 1024}, "width"),
+        ({"num_steps": 151}, "num_inference_steps"),
+        ({"num_images": 9}, "num_images"),
+        ({"guidance_scale": math.nan}, "guidance_scale"),
+        ({"guidance_scale": -math.inf}, "guidance_scale"),
+        ({"guidance_scale": 31.0}, "guidance_scale"),
+        ({"scheduler": "DPMSolverSDE"}, "scheduler"),
+        ({"prompt": "\t"}, "prompt"),
+        ({"prompt": "x" * 100_000}, "prompt"),
+        ({"negative_prompt": "x" * 4001}, "negative_prompt"),
+        ({"seed": -1}, "seed"),
+        ({"model": "flux", "width": 72}, "width"),
+        ({"model": "edit"}, "model"),
+    ],
+)
+def test_what_is_out_of_range_names_its_field(plan, fields, name):
+    with pytest.raises(InvalidParameter) as refused:
+        plan(**fields)
+    assert refused.value.field == name
+    assert len(refused.value.message) < 500
+
+
+def test_models_that_are_not_there(plan):
+    with pytest.raises(ModelNotFound, match="book, edit, flux"):
+        plan(model="nobody")
+
+
+def test_schedulers_are_known_with_and_without_the_suffix(plan):
+    assert plan(scheduler="DDIMScheduler")[0].settings == plan(scheduler="DDIM")[0].settings
+
+
+def test_adapters_are_checked_against_the_base(plan, tmp_path):
+    folder = tmp_path / "adapters"
+    rank, name = 4, "unet.mid.attn.to_q.lora_{}.weight"
+    safetensors(
+        folder / "fits" / "pytorch_lora_weights.safetensors",
+        {name.format("A"): [rank, 16], name.format("B"): [32, rank]},
+    )
+    safetensors(folder / "wide.safetensors", {name.format("A"): [rank, 64], name.format("B"): [32, rank]})
+    safetensors(folder / "deep.safetensors", {"unet.up.to_q.lora_A.weight": [rank, 16]})
+    safetensors(folder / "flow.safetensors", {"transformer.mid.to_q.lora_A.weight": [rank, 16]})
+    safetensors(folder / "none.safetensors", {"weight": [1]})
+    (folder / "broken.safetensors").write_bytes(b"PK\3\4 a zip or a pickle")
+
+    def ask(name, weight=1.0, text=1.0):
+        return plan(adapters=(Adapter(name, weight, text),))[0].settings.adapters
+
+    assert ask("fits", 0.5) == (Adapter("fits", 0.5, 1.0),)
+    assert ask("fits", 0.0, 0.0) == ()
+    for misfit, said in {
+        "wide": "16 wide in the model and 64",
+        "deep": "no layer unet.up.to_q",
+        "flow": "transformer, which the model does not have",
+        "none": "holds no LoRA",
+        "broken": "not a readable safetensors",
+    }.items():
+        with pytest.raises(InvalidParameter, match=said) as refused:
+            ask(misfit)
+        assert refused.value.field == "adapters"
+    with pytest.raises(AdapterNotFound, match="broken, deep, fits, flow, none, wide"):
+        ask("nobody")
+    for weight in (math.nan, math.inf, 5.0):
+        with pytest.raises(InvalidParameter, match="weight"):
+            ask("fits", weight)
+
+
+@pytest.mark.parametrize("name", ["..", "../adapters", "/tmp", "a/b", "a\\b", "", ".hidden", "ä", "a\n"])
+def test_names_cannot_leave_the_folder(tmp_path, name):
+    with pytest.raises(InvalidParameter, match="is not a name"):
+        AdapterFolder(tmp_path).file(name)
+
+
+def test_a_missing_adapters_folder_is_an_empty_one(tmp_path):
+    assert AdapterFolder(tmp_path / "nowhere").names() == []
+
+
+def test_edits_take_the_size_of_the_picture(plan, png_file):
+    (picture,) = plan(source=png_file(130, 94))
+    assert picture.source.size == (picture.settings.width, picture.settings.height) == (128, 96)
+    assert plan(source=png_file(130, 94), width=64, height=64)[0].source.size == (64, 64)
+    with pytest.raises(InvalidParameter, match="multiples of 8 from 64 to 512"):
+        plan(source=png_file(600, 100))
+    for name, value in (("image_guidance_scale", math.nan), ("image_guidance_scale", 0.5)):
+        with pytest.raises(InvalidParameter, match=name):
+            plan(source=png_file(64, 64), **{name: value})
+
+
+def test_sources_that_are_no_pictures(plan, png_file):
+    for source in (b"", b"%PDF-1.4", png_file(64, 64)[:50]):
+        with pytest.raises(ImageUndecodable) as refused:
+            plan(source=source)
+        assert refused.value.field == "image"
