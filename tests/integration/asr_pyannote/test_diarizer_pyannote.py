@@ -15,7 +15,7 @@ from services.asr.engine import Segment, Span, SpeakerBounds, Summary, Transcrib
 from services.asr.recording import Recording
 from services.asr.settings import AsrSettings
 
-pytest.importorskip("pyannote.audio", reason="needs the environment of `make test-pyannote`", exc_type=ImportError)
+pytest.importorskip("pyannote.pipeline", reason="needs the environment of `make test-pyannote`")
 
 pytestmark = [
     pytest.mark.pyannote,
