@@ -35,6 +35,12 @@ test-integration: $(VENV)/.dev ## Run the integration tests (real servers, real 
 test-e2e: $(VENV)/.dev ## Run the end-to-end tests (the whole ensemble on real audio)
 	$(BIN)/pytest tests/e2e
 
+test-vllm: $(VENV)/.dev ## Prove the prompt service against real vLLM on the CPU (own environment, 3 GB)
+	tests/integration/prompt_vllm/run.sh
+
+test-pyannote: $(VENV)/.dev ## Prove the pyannote diarizer on real weights (own environment)
+	tests/integration/asr_pyannote/run.sh
+
 quality: $(VENV)/.dev ## Check style, types, imports and contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -11,11 +11,13 @@ import av.error
 from narrative.errors import AudioRejected, AudioUndecodable
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 192_000
-MAX_CHANNELS = 16
+MAX_CHANNELS = 8
 # Packets looked at; a container whose first ones cannot be decoded is not worth a job.
 _PACKETS = 50
 # The most sound that one byte can hold: a low-rate speech codec under heavy silence compression.
 _MAX_SECONDS_PER_BYTE = 0.02
+# Below this a header may say what it likes: the file costs nothing to decode.
+_SHORT_S = 5.0
 
 
 def probe_audio(file: IO[bytes], size_bytes: int, filename: str, max_duration_s: float) -> None:
@@ -66,7 +68,7 @@ def _check_duration(name: str, duration_s: float | None, size_bytes: int, max_du
         return
     if duration_s > max_duration_s:
         raise AudioRejected(f"{name} lasts {duration_s:.0f} s; at most {max_duration_s:.0f} s are accepted")
-    if duration_s > 60 and duration_s > size_bytes * _MAX_SECONDS_PER_BYTE:
+    if duration_s > _SHORT_S and duration_s > size_bytes * _MAX_SECONDS_PER_BYTE:
         raise AudioRejected(f"{name} claims to last {duration_s:.0f} s but has only {size_bytes} bytes")
 
 

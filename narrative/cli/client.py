@@ -1,6 +1,7 @@
 """A REST client of the gateway: what the commands speak."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from narrative.errors import NarrativeError, ServiceUnavailable
 from narrative.settings import CommonSettings
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-RECONNECTS = 10
+RECONNECTS = 12
 
 
 class ApiError(NarrativeError):
@@ -105,6 +106,8 @@ class Client:
                 failures += 1
                 if failures > RECONNECTS:
                     raise ServiceUnavailable(f"lost the gateway at {self.url}: {error}") from error
+                # A gateway that was restarted is back within seconds.
+                time.sleep(min(5.0, 0.2 * 2**failures))
 
 
 def open_client(url: str | None, api_key: str) -> Client:

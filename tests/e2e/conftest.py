@@ -31,14 +31,16 @@ class Ensemble:
 
     def narrate(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs `narrate` and returns what it wrote."""
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "narrative.cli.main", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
-            check=check,
+            check=False,
             timeout=240,
         )
+        assert done.returncode == 0 or not check, f"narrate {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
+        return done
 
 
 @pytest.fixture(scope="session")
