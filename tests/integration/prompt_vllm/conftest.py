@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 ENVIRONMENT = Path(__file__).parents[3] / ".venv-vllm"
-START_S = 240
+START_S = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

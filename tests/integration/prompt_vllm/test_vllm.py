@@ -22,7 +22,7 @@ from services.prompt.vocabulary import words_of
 VOCABULARY = templates("en").vocabulary
 TEXT = "A little girl is sitting on the green grass next to a large brown dog."
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 @asynccontextmanager
