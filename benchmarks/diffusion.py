@@ -2,9 +2,9 @@
 
     python benchmarks/diffusion.py [MODEL] [--pictures 4] [--rounds 3] [--steps 20]
 
-Compares, with the same model, steps and prompts: the bare diffusers pipeline one picture after another, the service over
-gRPC one call after another, all calls at once (drawn together, exact), and all at once with pictures_per_call=0 (one
-network call for the whole batch).
+Compares, with the same model, steps and prompts: the bare diffusers pipeline one picture after another, the service
+over gRPC one call after another, all calls at once (drawn together, exact), and all at once with pictures_per_call=0
+(one network call for the whole batch).
 """
 
 import argparse
