@@ -1,0 +1,109 @@
+"""The road from cut-outs to weights, one command a stage: cutouts, vae, train, export, sheet."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from services.trainer.storybook import (
+    concepts,
+    cutouts,
+    dataset,
+    export,
+    parallel,
+    sheet,
+    train_text_to_image,
+    train_vae,
+)
+
+SIZE_PX = 128
+
+
+def default_work_dir() -> Path:
+    """Return the folder for caches, scenes, checkpoints and logs; it is never inside the repository."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "colorized-narrative" / "storybook"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    top = argparse.ArgumentParser(prog="python -m services.trainer.storybook", description=__doc__)
+    top.add_argument("--work-dir", type=Path, default=default_work_dir(), help="caches and checkpoints (%(default)s)")
+    top.add_argument("--threads", type=int, default=0, help="CPU threads; 1 is best where others use the CPU too")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("cutouts", help="fetch the cut-outs and compose the training scenes")
+    command.add_argument("--scenes", type=int, default=20_000, help="how many (%(default)s)")
+
+    command = commands.add_parser("vae", help="train the autoencoder; may run beside `train`")
+    command.add_argument("--minutes", type=float, default=45.0, help="in all, resumed time included (%(default)s)")
+
+    options = train_text_to_image.TrainOptions()
+    command = commands.add_parser("train", help="train text encoder and UNet; resumes; SIGTERM saves")
+    command.add_argument("--steps", type=int, default=options.steps, help="in all (%(default)s)")
+    command.add_argument("--batch", type=int, default=options.batch, help="pictures a step (%(default)s)")
+    command.add_argument("--learning-rate", type=float, default=options.learning_rate, help="(%(default)s)")
+    command.add_argument(
+        "--decay-steps", type=int, default=options.decay_steps, help="linear, at the end (%(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=options.seed, help="(%(default)s)")
+    command.add_argument("--workers", type=int, default=1, help="processes that share each batch (%(default)s)")
+
+    command = commands.add_parser("export", help="write the StableDiffusionPipeline directory, fp16 safetensors")
+    command.add_argument("folder", type=Path)
+
+    command = commands.add_parser("sheet", help="draw the held-out prompts with an exported model")
+    command.add_argument("folder", type=Path)
+    command.add_argument("picture", type=Path, help="the PNG file to write")
+    command.add_argument("--steps", type=int, default=export.DEFAULTS["num_inference_steps"], help="(%(default)s)")
+    command.add_argument(
+        "--guidance-scale", type=float, default=export.DEFAULTS["guidance_scale"], help="(%(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    args = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if args.threads > 0:
+        torch.set_num_threads(args.threads)
+    try:
+        _run(args)
+    except (cutouts.CutoutError, concepts.ConceptError, FileNotFoundError) as error:
+        logging.error("%s", error)  # noqa: TRY400  (a traceback would hide the one line that helps)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.command == "cutouts":
+        dataset.write_shards(args.work_dir, SIZE_PX, 0, -(-args.scenes // dataset.SHARD_SCENES))
+    elif args.command == "vae":
+        train_vae.train(args.work_dir, train_vae.VaeOptions(minutes=args.minutes))
+    elif args.command == "train":
+        options = train_text_to_image.TrainOptions(
+            steps=args.steps,
+            batch=args.batch,
+            learning_rate=args.learning_rate,
+            decay_steps=args.decay_steps,
+            seed=args.seed,
+        )
+        # What others are given to share must exist before they start.
+        dataset.open_composer(args.work_dir, SIZE_PX)
+        work = functools.partial(train_text_to_image.train, args.work_dir, SIZE_PX, options)
+        parallel.run(work, args.workers, max(1, args.threads))
+    elif args.command == "export":
+        export.export(args.work_dir, args.folder)
+    elif args.command == "sheet":
+        seconds = sheet.write(args.folder, args.picture, args.steps, args.guidance_scale, args.seed)
+        logging.info("%s: %.2f s a picture", args.picture, seconds)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,76 @@
+"""Training pictures on disk: shards of composed scenes, each written once and found again by its seed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from services.trainer.storybook import concepts, cutouts
+from services.trainer.storybook.captions import caption
+from services.trainer.storybook.plan import Planner
+from services.trainer.storybook.scenes import Composer
+
+SHARD_SCENES = 500
+HELD_OUT_SEED = 1_000_000_000
+"""Scenes of this seed and above are never trained on."""
+
+
+def open_composer(work_dir: Path, size_px: int) -> Composer:
+    """Fetch what is missing and return a composer over the real cut-outs."""
+    return Composer(cutouts.CutoutLibrary(cutouts.fetch(work_dir)), concepts.load(), size_px)
+
+
+def shard_path(work_dir: Path, size_px: int, shard: int) -> Path:
+    """Return where a shard lies: uint8 (``SHARD_SCENES``, size, size, 3), scene ``i`` has seed ``shard * n + i``."""
+    return work_dir / "scenes" / f"{size_px}px-{shard:05d}.npy"
+
+
+def write_shards(work_dir: Path, size_px: int, first: int, last: int) -> None:
+    """Compose shards ``first`` to ``last`` (excluded); shards already there are kept."""
+    composer = open_composer(work_dir, size_px)
+    for shard in range(first, last):
+        path = shard_path(work_dir, size_px, shard)
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seeds = range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES)
+        images = np.stack([np.asarray(composer.compose(seed).image) for seed in seeds])
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, images)
+        temporary.rename(path)  # a shard is either whole or absent
+
+
+def shards(work_dir: Path, size_px: int) -> list[Path]:
+    """Return the shards that are there, in order."""
+    return sorted((work_dir / "scenes").glob(f"{size_px}px-*.npy"))
+
+
+def seeds_of(path: Path) -> range:
+    """Return the seeds of a shard's scenes."""
+    shard = int(path.stem.rpartition("-")[2])
+    return range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES)
+
+
+def crops(images: npt.NDArray[np.uint8], count: int, size_px: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Cut random squares: float32 (count, 3, size, size), [-1, 1]."""
+    height, width = images.shape[1:3]
+    chosen = rng.integers(0, len(images), count)
+    tops, lefts = rng.integers(0, height - size_px + 1, count), rng.integers(0, width - size_px + 1, count)
+    cut = np.stack([images[i, y : y + size_px, x : x + size_px] for i, y, x in zip(chosen, tops, lefts, strict=True)])
+    return (cut.transpose(0, 3, 1, 2).astype(np.float32) / 127.5) - 1.0
+
+
+class CaptionBook:
+    """Captions by seed; every epoch words the same scene anew."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+
+    def caption(self, seed: int, wording: int) -> str:
+        """Return wording number ``wording`` of a scene; nothing is drawn for it."""
+        description = self._planner.plan(seed)
+        return caption(description, random.Random(f"{seed}/{wording}"))  # noqa: S311

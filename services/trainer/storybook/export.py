@@ -1,0 +1,78 @@
+"""From checkpoints to a StableDiffusionPipeline directory in fp16 safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import CLIPTokenizer
+
+from services.trainer.storybook import checkpoint, model
+from services.trainer.storybook.diffusers_parts import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+)
+
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "width": 128, "height": 128}
+
+
+def inference_schedule() -> DPMSolverMultistepScheduler:
+    """A second-order solver over the training schedule; good from about 12 steps on."""
+    training = model.noise_schedule().config
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=training.num_train_timesteps,
+        beta_schedule=training.beta_schedule,
+        beta_start=training.beta_start,
+        beta_end=training.beta_end,
+        prediction_type=training.prediction_type,
+        rescale_betas_zero_snr=training.rescale_betas_zero_snr,
+        timestep_spacing=training.timestep_spacing,
+        steps_offset=training.steps_offset,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        lower_order_final=True,
+    )
+
+
+def load_pipeline(work_dir: Path, size: model.ModelSize | None = None) -> StableDiffusionPipeline:
+    """Build the float32 pipeline of a run from its averaged weights.
+
+    Raises:
+        FileNotFoundError: if a part of the run is missing.
+    """
+    for part in ("vae/config.json", "tokenizer/tokenizer_config.json", "text_to_image.pt"):
+        if not (work_dir / part).exists():
+            raise FileNotFoundError(f"{part} is missing in {work_dir}: train first")
+    vae = AutoencoderKL.from_pretrained(work_dir / "vae")
+    tokenizer = CLIPTokenizer.from_pretrained(work_dir / "tokenizer")
+    size = size or model.ModelSize(latent_px=vae.config.sample_size // 8)
+    both = torch.nn.ModuleDict(
+        {"text_encoder": model.build_text_encoder(tokenizer, size), "unet": model.build_unet(size)}
+    )
+    both.load_state_dict(checkpoint.load(work_dir / "text_to_image.pt")["ema"]["shadow"])
+    return StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=both["text_encoder"].eval(),
+        tokenizer=tokenizer,
+        unet=both["unet"].eval(),
+        scheduler=inference_schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def export(work_dir: Path, folder: Path) -> None:
+    """Write the pipeline, in half precision, and its defaults (``generation_config.json``) into ``folder``."""
+    pipeline = load_pipeline(work_dir).to(torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    # transformers loads in the type the config names, diffusers in float32: without this a plain from_pretrained
+    # would mix the two. The file stays in half precision.
+    config = folder / "text_encoder" / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(0o644)
+    (folder / "generation_config.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,78 @@
+"""Light and weather: skies by the time of day, what they do to colours, and what falls from them."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw
+
+CANVAS_PX = 256
+"""Side of the square a scene is drawn on before it is made smaller, which also smooths its edges."""
+
+Colour = tuple[int, int, int]
+
+SKIES: dict[str, tuple[Colour, Colour]] = {
+    "day": ((84, 166, 240), (206, 233, 250)),
+    "morning": ((250, 186, 168), (252, 238, 204)),
+    "sunset": ((96, 58, 132), (254, 158, 88)),
+    "night": ((8, 12, 44), (42, 52, 108)),
+}
+TIMES = tuple(SKIES)
+WEATHERS = ("clear", "cloudy", "rain", "snow", "fog")
+
+# Light multiplies every painted colour. Night is blue rather than grey, so that snow at night stays snow.
+LIGHT: dict[str, tuple[float, float, float]] = {
+    "day": (1.0, 1.0, 1.0),
+    "morning": (1.0, 0.96, 0.90),
+    "sunset": (0.98, 0.78, 0.70),
+    "night": (0.38, 0.45, 0.72),
+}
+DULL = {"clear": 1.0, "cloudy": 0.93, "rain": 0.78, "snow": 0.95, "fog": 0.95}
+INDOOR_LIGHT = {
+    "day": (1.0, 1.0, 1.0),
+    "morning": (1.0, 0.97, 0.92),
+    "sunset": (1.0, 0.9, 0.82),
+    "night": (0.62, 0.6, 0.74),
+}
+
+
+def sky(time: str, weather: str) -> Image.Image:
+    """Return the sky's gradient, RGB ``CANVAS_PX`` square."""
+    top, bottom = (np.array(colour, dtype=np.float64) for colour in SKIES[time])
+    if weather in ("rain", "cloudy", "fog", "snow"):
+        grey = 0.3 * top.mean() + 0.7 * bottom.mean()
+        share = {"rain": 0.8, "cloudy": 0.45, "fog": 0.7, "snow": 0.6}[weather]
+        top, bottom = top * (1 - share) + grey * 0.72 * share, bottom * (1 - share) + grey * share
+    t = np.clip(np.linspace(0, 1.55, CANVAS_PX), 0, 1)[:, None, None]
+    return Image.fromarray(((top * (1 - t) + bottom * t) * np.ones((1, CANVAS_PX, 1))).astype(np.uint8))
+
+
+def darken(image: Image.Image, light: tuple[float, float, float]) -> None:
+    """Multiply the colours of an RGB or RGBA image in place."""
+    if light != (1.0, 1.0, 1.0):
+        paint = Image.new("RGB", image.size, tuple(int(255 * gain) for gain in light))
+        dark = ImageChops.multiply(image.convert("RGB"), paint)
+        image.paste(
+            dark.convert("RGBA") if image.mode == "RGBA" else dark,
+            mask=image.getchannel("A") if image.mode == "RGBA" else None,
+        )
+
+
+def fall(image: Image.Image, weather: str, rng: random.Random) -> None:
+    """Draw rain, snowflakes or fog over a finished RGB scene, in place."""
+    s, draw = CANVAS_PX, ImageDraw.Draw(image)
+    if weather == "rain":
+        for _ in range(80):
+            x, y = rng.random() * s, rng.random() * s
+            draw.line((x, y, x - 5, y + 15), fill=(206, 220, 236), width=2)
+    elif weather == "snow":
+        for _ in range(70):
+            x, y, r = rng.random() * s, rng.random() * s, rng.uniform(1.5, 3.2)
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=(255, 255, 255))
+    elif weather == "fog":
+        heights = np.linspace(0, 1, s)[:, None, None]
+        veil = 0.55 * np.exp(-(((heights - 0.5) / 0.32) ** 2)) + 0.12
+        array = np.asarray(image, dtype=np.float64)
+        mist = np.clip(array.mean() * 0.6 + 90, 90, 226)
+        image.paste(Image.fromarray((array * (1 - veil) + mist * veil).astype(np.uint8)))

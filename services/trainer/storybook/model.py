@@ -1,0 +1,135 @@
+"""The parts of Storybook besides the autoencoder: tokenizer, text encoder, UNet and noise schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex as TokenRegex
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from services.trainer.storybook.diffusers_parts import DDPMScheduler, UNet2DConditionModel
+from services.trainer.storybook.initialise import quiet_residuals
+
+MAX_TOKENS = 77
+START, END = "<|startoftext|>", "<|endoftext|>"
+# CLIP's own way of cutting text into words (arXiv:2103.00020), so that CLIPTokenizer cuts as the trainer did.
+_WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Widths and depths; the defaults are what two CPU cores can train in an hour and run in a second or two."""
+
+    text_width: int = 192
+    text_layers: int = 2
+    unet_channels: tuple[int, ...] = (48, 96, 192)
+    head_width: int = 32
+    latent_px: int = 16
+
+
+def train_tokenizer(captions: Iterable[str], folder: Path, vocabulary: int = 4096) -> CLIPTokenizer:
+    """Train a byte-level BPE on captions and save it as a ``CLIPTokenizer``.
+
+    Every byte is in the vocabulary, with and without the end-of-word mark, so any text in any script tokenises.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(TokenRegex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(TokenRegex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(alphabet) - 2,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    learned = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    seen = set(tokens)
+    tokens += [token for token, _ in learned if token not in seen]
+    tokens += [START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.model.save(str(folder))
+    merges: Any = [  # pairs, whatever the annotation of CLIPTokenizer says
+        (line.split(" ")[0], line.split(" ")[1])
+        for line in (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#version")
+    ]
+    made = CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=merges,
+        model_max_length=MAX_TOKENS,
+    )
+    made.save_pretrained(folder)
+    return made
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, size: ModelSize) -> CLIPTextModel:
+    """Make an untrained text encoder for a tokenizer."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=size.text_width,
+            intermediate_size=size.text_width * 4,
+            projection_dim=size.text_width,
+            num_hidden_layers=size.text_layers,
+            num_attention_heads=size.text_width // 64,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(size: ModelSize) -> UNet2DConditionModel:
+    """Make an untrained UNet: plain at full latent resolution, cross-attention below it."""
+    levels = len(size.unet_channels)
+    unet = UNet2DConditionModel(
+        sample_size=size.latent_px,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
+        up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
+        block_out_channels=size.unet_channels,
+        layers_per_block=1,
+        cross_attention_dim=size.text_width,
+        # diffusers calls the number of heads attention_head_dim here, for historical reasons.
+        attention_head_dim=tuple(channels // size.head_width for channels in size.unet_channels),
+        # Few groups: normalising three channels for themselves would take the overall colour out of the picture.
+        norm_num_groups=4,
+    )
+    quiet_residuals(unet)
+    nn.init.zeros_(unet.conv_out.weight)
+    return unet
+
+
+def noise_schedule() -> DDPMScheduler:
+    """The training schedule: v-prediction with zero terminal SNR (arXiv:2305.08891).
+
+    Without the latter no picture can be much darker or lighter than average, and half of the scenes are at night,
+    in space or in the snow.
+    """
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        steps_offset=1,
+        clip_sample=False,
+    )

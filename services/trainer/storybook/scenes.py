@@ -1,0 +1,188 @@
+"""The scene composer: from a seed to a picture and an exact account of what is in it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+from services.trainer.storybook import bodies, drawings, light, places
+from services.trainer.storybook.concepts import Concept
+from services.trainer.storybook.cutouts import CutoutSource
+from services.trainer.storybook.grounds import WINDOW_X
+from services.trainer.storybook.light import CANVAS_PX
+from services.trainer.storybook.places import PLACES
+from services.trainer.storybook.plan import Description, Planner, Relation, Subject
+from services.trainer.storybook.styles import STYLES, Style
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A composed picture (RGB, square) and what is in it."""
+
+    image: Image.Image
+    description: Description
+
+
+class Composer:
+    """Composes scenes out of cut-outs and concepts; the same seed gives the same scene."""
+
+    def __init__(self, cutouts: CutoutSource, concepts: dict[str, Concept], size_px: int = 128) -> None:
+        self._cutouts, self._size_px = cutouts, size_px
+        self.planner = Planner(concepts)
+
+    def compose(self, seed: int) -> Scene:
+        """Plan and draw the scene of a seed."""
+        return self.draw(self.planner.plan(seed), seed)
+
+    def draw(self, description: Description, seed: int) -> Scene:
+        """Draw a description.
+
+        Raises:
+            PlaceError: for a place, time or weather that cannot be drawn.
+            CutoutError: for a cut-out that is in no set.
+        """
+        rng = random.Random(seed ^ 0x5CE0E)  # noqa: S311
+        style = STYLES[description.style]
+        image = places.paint(description.place, description.time, description.weather, rng)
+        canvas = image.convert("RGBA")
+        for sprite, x, foot, height, shadow in self._layout(description, style, rng):
+            _paste(canvas, sprite, x, foot, height, shadow=shadow)
+        image = canvas.convert("RGB")
+        light.fall(image, description.weather, rng)
+        if style.apply is not None:
+            image = style.apply(image, seed & 0xFFFF)
+        return Scene(image.resize((self._size_px, self._size_px), Image.Resampling.BOX), description)
+
+    def _sprite(self, subject: Subject, description: Description, style: Style, rng: random.Random) -> Image.Image:
+        concept, cut_set = subject.concept, style.sets[0]
+        if concept.icon.startswith("@"):
+            sprite = drawings.draw(concept.icon[1:], subject.colour or "grey")
+        elif concept.kind == "person":
+            head = self._cutouts.render(cut_set, concept.icon)
+            sprite = bodies.person(
+                head, subject.colour or "grey", rng.randrange(3), sitting=subject.pose == "sitting",
+                skirt=concept.skirt, set_name=cut_set,
+            )  # fmt: skip
+            if subject.holding is not None:
+                sprite = _with_held(
+                    sprite, self._sprite(subject.holding, description, style, rng), subject.holding.concept
+                )
+        else:
+            sprite = self._cutouts.render(cut_set, concept.icon)
+            sprite = bodies.animal(sprite) if concept.kind == "head" else sprite
+            sprite = _blacken(sprite) if concept.tint == "black" else sprite
+            if concept.kind in ("animal", "head", "swim", "float") and rng.random() < 0.5:
+                sprite = ImageOps.mirror(sprite)
+        sprite = sprite.copy()
+        light.darken(sprite, places.light_of(PLACES[description.place], description.time))
+        return sprite
+
+    def _layout(
+        self, description: Description, style: Style, rng: random.Random
+    ) -> list[tuple[Image.Image, float, float, float, bool]]:
+        """Return (sprite, x, foot, height, shadow) from back to front, in fractions of the picture."""
+        subjects, place = description.subjects, PLACES[description.place]
+        total = sum(subject.count for subject in subjects)
+        shrink = {1: 1.22, 2: 1.0}.get(total, 0.82)
+        links = {relation.first: relation for relation in description.relations}
+        carriers = {relation.second: relation for relation in description.relations if relation.word == "on"}
+        slots = _slots(subjects, links, rng)
+        boxes: dict[int, tuple[float, float, float]] = {}
+        items = []
+        for index, subject in sorted(enumerate(subjects), key=lambda pair: pair[0] in links):
+            relation, concept = links.get(index), subject.concept
+            height = concept.height * shrink * rng.uniform(0.92, 1.08) * (0.62 if subject.pose == "sitting" else 1.0)
+            x, foot = slots[index], _foot(concept, place, rng)
+            behind = 0
+            if index in carriers:
+                height, foot, behind = concept.height * 1.3, rng.uniform(0.90, 0.95), 1
+            if relation is not None and relation.word == "window":
+                x, behind = WINDOW_X + rng.uniform(-0.06, 0.06), 1
+            elif relation is not None and relation.second is not None:
+                other_x, other_foot, other_height = boxes[relation.second]
+                if relation.word == "on":
+                    seat = 0.44 if subjects[relation.second].concept.icon == "@sofa" else 0.97
+                    x, foot = other_x + rng.uniform(-0.12, 0.12), other_foot - other_height * seat
+                    height = min(height, 0.24 if concept.kind == "food" or concept.kind == "object" else 0.30)
+                elif relation.word in ("under", "in front of"):
+                    x, foot = other_x + rng.uniform(-0.10, 0.10), min(0.97, other_foot + 0.06)
+                    height = min(height, other_height * 0.62)
+                behind = 2
+            boxes[index] = (x, foot, height)
+            for k in range(subject.count):
+                offset = (k - (subject.count - 1) / 2) * min(0.62 / subject.count, height * 1.15)
+                item = (self._sprite(subject, description, style, rng), x + offset, foot, height)
+                grounded = concept.kind not in ("sky", "swim", "float", "float-space") and behind != 2
+                items.append((behind if behind == 2 else 0, foot, (*item, grounded)))
+        return [item for _, _, item in sorted(items, key=lambda entry: (entry[0], entry[1]))]
+
+
+def _slots(subjects: tuple[Subject, ...], links: dict[int, Relation], rng: random.Random) -> dict[int, float]:
+    free = [i for i in range(len(subjects)) if i not in links or links[i].word == "next to"]
+    middles = {1: (0.5,), 2: (0.29, 0.71), 3: (0.19, 0.5, 0.81)}[max(1, len(free))]
+    order = list(range(len(free)))
+    rng.shuffle(order)
+    slots = {i: middles[order[k]] + rng.uniform(-0.05, 0.05) for k, i in enumerate(free)}
+    return {i: slots.get(i, 0.5) for i in range(len(subjects))}
+
+
+def _foot(concept: Concept, place: places.Place, rng: random.Random) -> float:
+    if concept.kind == "sky":
+        return rng.uniform(0.26, 0.42)
+    if concept.kind == "float-space" or place.name == "space":
+        return rng.uniform(0.62, 0.80)
+    if place.name == "underwater":
+        return rng.uniform(0.90, 0.95) if concept.kind in ("animal", "object") else rng.uniform(0.48, 0.78)
+    if concept.kind in ("float", "swim") or place.name == "sea":
+        return rng.uniform(0.70, 0.80)
+    if concept.kind in ("building", "plant") and concept.height > 0.4:
+        return rng.uniform(0.78, 0.84)
+    return rng.uniform(0.88, 0.95)
+
+
+def _blacken(sprite: Image.Image) -> Image.Image:
+    grey = ImageOps.autocontrast(sprite.convert("L")).point(lambda value: 14 + value * value // 1100)
+    black = Image.merge("RGBA", (grey, grey, grey, sprite.getchannel("A")))
+    eyes = np.asarray(sprite)[..., :3].astype(int)
+    # Yellow or white details (eyes) stay as they are; the purple or brown fur does not.
+    keep = (eyes[..., 1] > 150) & (eyes[..., 0] > 150)
+    black.paste(sprite, mask=Image.fromarray((keep * np.asarray(sprite)[..., 3]).astype(np.uint8)))
+    return black
+
+
+def _with_held(person: Image.Image, thing: Image.Image, concept: Concept) -> Image.Image:
+    umbrella = concept.name == "umbrella"
+    width, height = person.size
+    size = round(height * (0.95 if umbrella else 0.30))
+    thing = thing.resize((max(1, round(size * thing.width / thing.height)), size), Image.Resampling.LANCZOS)
+    hand_x, hand_y = width * bodies.HAND_XY[0], height * bodies.HAND_XY[1]
+    top = hand_y - size * (0.98 if umbrella else 0.6)
+    left = hand_x - thing.width / 2
+    pad_top, pad_right = max(0, round(-top)), max(0, round(left + thing.width - width))
+    pad_left = max(0, round(-left))
+    canvas = Image.new("RGBA", (width + pad_left + pad_right, height + pad_top))
+    canvas.alpha_composite(person, (pad_left, pad_top))
+    canvas.alpha_composite(thing, (round(left) + pad_left, round(top) + pad_top))
+    return canvas
+
+
+def _paste(canvas: Image.Image, sprite: Image.Image, x: float, foot: float, height: float, *, shadow: bool) -> None:
+    size = CANVAS_PX
+    rows = max(4, round(size * height))
+    columns = max(4, round(sprite.width * rows / sprite.height))
+    if columns > size * 0.94:
+        rows, columns = round(rows * size * 0.94 / columns), round(size * 0.94)
+    sprite = sprite.resize((columns, rows), Image.Resampling.BILINEAR)
+    half = columns / 2 / size
+    x = min(max(x, half - 0.02), 1.02 - half)
+    left, top = round(x * size - columns / 2), round(foot * size - rows)
+    layer = Image.new("RGBA", canvas.size)
+    if shadow:
+        box = (x * size - columns * 0.45, foot * size - 5, x * size + columns * 0.45, foot * size + 5)
+        ImageDraw.Draw(layer).ellipse(box, fill=(0, 0, 0, 84))
+        layer = layer.filter(ImageFilter.BoxBlur(2))
+    layer.paste(sprite, (left, top), sprite if not shadow else sprite.getchannel("A"))
+    canvas.alpha_composite(layer)

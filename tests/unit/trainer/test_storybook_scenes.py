@@ -1,0 +1,204 @@
+"""The scene composer on synthetic cut-outs: no network, no real drawings."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from services.trainer.storybook import bodies, captions, concepts, drawings, light, places
+from services.trainer.storybook.concepts import Concept, ConceptError
+from services.trainer.storybook.cutouts import CutoutError
+from services.trainer.storybook.plan import Description, Planner, Relation, Subject
+from services.trainer.storybook.scenes import Composer
+from services.trainer.storybook.styles import STYLES
+
+
+class FlatCutouts:
+    """Every icon is a disc in a colour of its own."""
+
+    def render(self, set_name: str, icon: str) -> Image.Image:
+        colour = random.Random(f"{set_name}/{icon}").choices(range(40, 220), k=3)
+        image = Image.new("RGBA", (64, 64))
+        ImageDraw.Draw(image).ellipse((0, 0, 63, 63), fill=(*colour, 255))
+        return image
+
+
+@pytest.fixture(scope="module")
+def all_concepts() -> dict[str, Concept]:
+    return concepts.load()
+
+
+@pytest.fixture(scope="module")
+def composer(all_concepts: dict[str, Concept]) -> Composer:
+    return Composer(FlatCutouts(), all_concepts, 64)
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+def test_the_same_seed_gives_the_same_scene(composer: Composer) -> None:
+    for seed in range(6):
+        first, second = composer.compose(seed), composer.compose(seed)
+        assert first.description == second.description
+        assert (_array(first.image) == _array(second.image)).all()
+    assert composer.compose(1).description != composer.compose(2).description
+
+
+def test_a_scene_is_a_small_rgb_square(composer: Composer) -> None:
+    image = composer.compose(3).image
+    assert image.mode == "RGB"
+    assert image.size == (64, 64)
+
+
+def test_captions_name_only_what_is_drawn(all_concepts: dict[str, Concept]) -> None:
+    planner = Planner(all_concepts)
+    for seed in range(300):
+        description = planner.plan(seed)
+        drawn: set[str] = set()
+        for subject in description.subjects:
+            held = [subject.holding] if subject.holding else []
+            for thing in (subject, *held):
+                for name in thing.concept.names:
+                    drawn |= set(name.split()) | set(captions.plural(name).split())
+        nouns = {concept.name for concept in all_concepts.values() if " " not in concept.name} - set(drawings.COLOURS)
+        # Words of places, times and styles may be nouns of concepts too ("a mountain lake", "stars").
+        scenery = " ".join(
+            word
+            for words in (
+                captions.PLACE_WORDS[description.place],
+                captions.TIME_WORDS[description.time],
+                captions.WEATHER_WORDS[description.weather],
+                STYLES[description.style].words,
+                (captions.QUALITY_TAIL,),
+            )
+            for word in words
+        ).split()
+        said = set(captions.caption(description, random.Random(seed)).replace(",", "").split())
+        assert not (said & nouns) - drawn - set(scenery), description
+
+
+def test_a_colourless_style_names_no_colours(all_concepts: dict[str, Concept]) -> None:
+    planner = Planner(all_concepts)
+    sketches = [d for d in map(planner.plan, range(900)) if not STYLES[d.style].colourful]
+    assert sketches
+    for description in sketches:
+        assert (description.time, description.weather) == ("day", "clear")
+        assert all(subject.colour is None for subject in description.subjects)
+        assert all(subject.holding.colour is None for subject in description.subjects if subject.holding)
+
+
+def test_relations_point_at_subjects(all_concepts: dict[str, Concept]) -> None:
+    planner = Planner(all_concepts)
+    words = set()
+    for seed in range(600):
+        description = planner.plan(seed)
+        for relation in description.relations:
+            words.add(relation.word)
+            assert 0 <= relation.first < len(description.subjects)
+            assert relation.second is None or 0 <= relation.second < len(description.subjects)
+            assert relation.first != relation.second
+    assert {"on", "under", "in front of", "next to", "window"} <= words
+
+
+def test_the_prompt_services_form_is_among_the_captions(all_concepts: dict[str, Concept]) -> None:
+    description = Planner(all_concepts).plan(5)
+    wordings = [captions.caption(description, random.Random(n)) for n in range(40)]
+    assert any(wording.endswith(captions.QUALITY_TAIL) for wording in wordings)
+    assert len(set(wordings)) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "many"), [("dog", "dogs"), ("bus", "buses"), ("butterfly", "butterflies"), ("old man", "old men")]
+)
+def test_plurals(name: str, many: str) -> None:
+    assert captions.plural(name) == many
+
+
+def test_something_on_a_table_is_above_it(all_concepts: dict[str, Concept]) -> None:
+    apple, table = Subject(all_concepts["red apple"]), Subject(all_concepts["table"], "brown")
+    description = Description("room", "day", "clear", "storybook", (apple, table), (Relation(0, "on", 1),))
+    composer = Composer(FlatCutouts(), all_concepts)
+    with_apple = _array(composer.draw(description, 1).image)
+    without = _array(composer.draw(replace(description, subjects=(table,), relations=()), 1).image)
+    assert (with_apple != without).any()
+
+
+def test_night_snow_is_blue_rather_than_grey() -> None:
+    ground = _array(places.paint("snow", "night", "clear", random.Random(0)))[230:, :].mean(axis=(0, 1))
+    assert ground[2] > ground[0] * 1.4
+    assert ground.mean() > 90
+
+
+def test_a_black_cat_is_black(all_concepts: dict[str, Concept]) -> None:
+    class PurpleCat(FlatCutouts):
+        def render(self, set_name: str, icon: str) -> Image.Image:
+            return Image.new("RGBA", (64, 64), (110, 70, 170, 255))
+
+    cat = Description("snow", "day", "clear", "storybook", (Subject(all_concepts["black cat"]),))
+    scene = _array(Composer(PurpleCat(), all_concepts).draw(cat, 0).image)
+    assert scene[100:112, 60:68].max() < 90
+
+
+def test_bodies_are_taller_than_heads_and_sit_lower() -> None:
+    head = FlatCutouts().render("noto", "girl")
+    standing = bodies.person(head, "red", 0, sitting=False, skirt=True, set_name="noto")
+    sitting = bodies.person(head, "red", 0, sitting=True, skirt=True, set_name="noto")
+    assert standing.height > sitting.height > head.height
+    assert bodies.animal(head).height > head.height
+    red = (_array(standing)[..., :3] == [0xD8, 0x33, 0x2F]).all(axis=-1)
+    assert red.sum() > 2000
+
+
+@pytest.mark.parametrize(
+    ("place", "time", "weather"),
+    [("moonbase", "day", "clear"), ("room", "day", "rain"), ("space", "day", "clear"), ("sea", "noon", "clear")],
+)
+def test_what_nobody_drew_is_an_error(place: str, time: str, weather: str) -> None:
+    with pytest.raises(places.PlaceError):
+        places.paint(place, time, weather, random.Random(0))
+
+
+@pytest.mark.parametrize("place", list(places.PLACES))
+def test_every_place_can_be_painted(place: str) -> None:
+    for time in places.PLACES[place].times:
+        for weather in places.PLACES[place].weathers or ("clear",):
+            image = places.paint(place, time, weather, random.Random(1))
+            light.fall(image, weather, random.Random(1))
+            assert image.size == (light.CANVAS_PX, light.CANVAS_PX)
+
+
+@pytest.mark.parametrize("name", list(drawings.DRAWINGS))
+def test_every_drawing_comes_in_every_colour(name: str) -> None:
+    red, blue = drawings.draw(name, "red"), drawings.draw(name, "blue")
+    assert red.size == blue.size
+    assert (_array(red) != _array(blue)).any()
+    with pytest.raises(CutoutError):
+        drawings.draw(name, "ultraviolet")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"name": "dog", "icon": "dog", "kind": "mineral", "size": "small", "places": ["room"], "weight": 1},
+        {"name": "dog", "icon": "dog", "kind": "animal", "size": "vast", "places": ["room"], "weight": 1},
+        {"name": "dog", "icon": "dog", "kind": "animal", "size": "small", "places": [], "weight": 1},
+        {"name": "dog", "icon": "dog", "kind": "animal", "size": "small", "places": ["room"], "weight": 1, "wings": 2},
+    ],
+)
+def test_a_bad_concept_is_refused(entry: dict[str, object]) -> None:
+    with pytest.raises(ConceptError):
+        concepts.parse([entry])
+
+
+def test_concepts_are_placed_where_places_are(all_concepts: dict[str, Concept]) -> None:
+    assert 150 <= len(all_concepts) <= 250
+    for concept in all_concepts.values():
+        assert set(concept.places) <= set(places.PLACES)
+        assert concept.icon[0] != "@" or concept.icon[1:] in drawings.DRAWINGS
+        assert set(concept.colours) <= set(drawings.COLOURS)
