@@ -1,6 +1,7 @@
 """Runs the prompt service: ``python -m services.prompt``."""
 
 from narrative.runtime.server import serve
+from narrative.settings import read_settings
 from services.prompt.engine import PromptEngine
 from services.prompt.engine_fake import FakePromptEngine
 from services.prompt.engine_openai import OpenAiPromptEngine
@@ -13,5 +14,5 @@ def make_engine(settings: PromptSettings) -> PromptEngine:
 
 
 if __name__ == "__main__":
-    settings = PromptSettings()
+    settings = read_settings(PromptSettings)
     serve(service(make_engine(settings)), settings)

@@ -14,6 +14,7 @@ import xllamacpp
 from narrative.catalogue import Catalogue
 from narrative.errors import WeightsMissing
 from narrative.runtime.logging import configure_logging
+from narrative.settings import read_settings
 from services.prompt.llama_settings import LlamaSettings
 
 log = structlog.get_logger()
@@ -57,7 +58,7 @@ def parameters(settings: LlamaSettings) -> xllamacpp.CommonParams:
 
 
 def main() -> None:
-    settings = LlamaSettings()
+    settings = read_settings(LlamaSettings)
     configure_logging(settings.common, "llama")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

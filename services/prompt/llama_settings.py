@@ -1,12 +1,12 @@
 """Settings of the embedded LLM server."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import CommonSettings
+from narrative.settings import ProcessSettings
 
 
-class LlamaSettings(BaseSettings):
+class LlamaSettings(ProcessSettings):
     """Read from ``NARRATIVE_LLAMA__*``."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_LLAMA__", extra="ignore")
@@ -28,4 +28,3 @@ class LlamaSettings(BaseSettings):
         le=2,
         description="Default penalty on repeated tokens; 1 where the schema already rules repetition out.",
     )
-    common: CommonSettings = Field(default_factory=CommonSettings, exclude=True)

@@ -68,18 +68,19 @@ class OpenAiLlm:
                             f"{settings.startup_wait_s:g} s: {error}"
                         ) from error
                 await asyncio.sleep(0.2)
-            calls = [
-                client.chat.completions.create(
-                    model=settings.llm_model, messages=cast("Any", list(messages)), temperature=0.0, max_tokens=1
-                )
-                for messages in beginnings
-                for _ in range(settings.llm_max_concurrency)
-            ]
-            for failed in await asyncio.gather(*calls, return_exceptions=True):
-                if isinstance(failed, openai.OpenAIError):  # Calls say it better, and may still succeed.
-                    log.warning("warm-up of the llm server failed", error=str(failed))
-                elif isinstance(failed, BaseException):
-                    raise failed
+
+            async def read(messages: Sequence[Message]) -> None:
+                try:
+                    await client.chat.completions.create(
+                        model=settings.llm_model, messages=cast("Any", list(messages)), temperature=0.0, max_tokens=1
+                    )
+                except openai.OpenAIError as error:  # Calls will say it better, and may still succeed.
+                    log.warning("warm-up of the llm server failed", error=str(error))
+
+            for messages in beginnings:
+                # One first: where slots share what was read, as in vLLM, the others cost nothing then.
+                await read(messages)
+                await asyncio.gather(*(read(messages) for _ in range(settings.llm_max_concurrency)))
         log.info("llm server is ready", url=settings.llm_url, models=[model.id for model in models.data])
 
     def close(self) -> None:
