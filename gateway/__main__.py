@@ -5,12 +5,12 @@ import sys
 from types import FrameType
 
 import uvicorn
-from pydantic import ValidationError
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from narrative.runtime.logging import configure_logging
 from narrative.runtime.tracing import setup_tracing
+from narrative.settings import read_settings
 
 
 class _Server(uvicorn.Server):
@@ -26,13 +26,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> int:
-    try:
-        settings = GatewaySettings()
-    except ValidationError as error:
-        for fault in error.errors():
-            name = ".".join(str(part) for part in fault["loc"])
-            sys.stderr.write(f"gateway: {name + ': ' if name else ''}{fault['msg']}\n")
-        return 2
+    settings = read_settings(GatewaySettings)
     configure_logging(settings.common, "gateway")
     tracing = setup_tracing(settings.common.otlp_endpoint, "gateway")
     app = create_app(settings, tracing=tracing)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import AliasChoices, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import CommonSettings
+from narrative.settings import ProcessSettings
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(ProcessSettings):
     """Defaults are those of the embedded profile: one machine, loopback, a SQLite file, a local folder."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_GATEWAY__", extra="ignore", populate_by_name=True)
@@ -74,7 +74,6 @@ class GatewaySettings(BaseSettings):
     event_poll_s: float = Field(
         0.5, gt=0, description="Seconds between looks for events of a narrative that another gateway works on."
     )
-    common: CommonSettings = Field(default_factory=CommonSettings, exclude=True)
 
     @model_validator(mode="after")
     def _fill_and_check(self) -> Self:

@@ -3,6 +3,7 @@
 import grpc
 
 from narrative.runtime.server import Service, serve
+from narrative.settings import read_settings
 from narrative.v1 import asr_pb2_grpc
 from services.asr.engine import AsrEngine, Diarizer
 from services.asr.servicer import AsrServicer, list_models
@@ -43,5 +44,5 @@ def build_service(settings: AsrSettings) -> Service:
 
 
 if __name__ == "__main__":
-    settings = AsrSettings()
+    settings = read_settings(AsrSettings)
     serve(build_service(settings), settings)
