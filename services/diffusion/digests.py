@@ -23,7 +23,8 @@ def refresh(model_id: str) -> Path:
     if not isinstance(entry.source, PathSource):
         raise WeightsError(f"{model_id} is fetched from elsewhere; only entries of kind path are refreshed")
     folder = catalogue.folder / entry.source.path
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # What is written about a model may change without the model.
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
     lines = [f"size_bytes: {sum(path.stat().st_size for path in files)}", "files:"]
     lines += [f"  {path.relative_to(folder).as_posix()}: {sha256_of(path)}" for path in files]
     yaml_file = catalogue.folder / f"{model_id}.yaml"
