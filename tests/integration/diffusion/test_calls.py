@@ -96,8 +96,9 @@ async def test_a_full_queue_says_when_to_come_back(serve, draw):
 
 async def test_stopping_ends_what_runs_and_tells_who_waits(serve):
     async with serve("sd", max_steps=MANY_STEPS, max_batch_size=1, drain_s=0.1) as channel:
-        running, waiting = begin(channel), begin(channel, seed=8)
+        running = begin(channel)
         await running.read()
+        waiting = begin(channel, seed=8)
     for call in (running, waiting):
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await drain(call)
