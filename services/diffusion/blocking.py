@@ -1,7 +1,7 @@
 """The blocking form of ``submit``, the same for every engine."""
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Protocol
 
 from services.diffusion.engine import Emit, Event, Finished, Image, ImageRequest, Step, Ticket
@@ -13,13 +13,10 @@ class Submits(Protocol):
     def submit(self, request: ImageRequest, emit: Emit) -> Ticket: ...
 
 
-def generate(engine: Submits, request: ImageRequest) -> Iterator[Step | Image]:
-    """Submits now, yields what comes; closing the iterator cancels the request."""
+def generate(engine: Submits, request: ImageRequest) -> Generator[Step | Image, None, None]:
+    """Submits when the first event is asked for, and yields what comes; closing the generator cancels the request."""
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    return _drain(engine.submit(request, events.put), events)
-
-
-def _drain(ticket: Ticket, events: queue.SimpleQueue[Event]) -> Iterator[Step | Image]:
+    ticket = engine.submit(request, events.put)
     try:
         while not isinstance(event := events.get(), Finished):
             yield event

@@ -1,6 +1,6 @@
 """What a diffusion engine is asked and what it answers; no torch, no gRPC, no protobuf."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -136,8 +136,8 @@ class DiffusionEngine(Protocol):
             QueueFull: as many pictures wait as may wait.
         """
 
-    def generate(self, request: ImageRequest) -> Iterator[Step | Image]:
-        """Like ``submit``, but blocks and yields; closing the iterator cancels the request.
+    def generate(self, request: ImageRequest) -> Generator[Step | Image, None, None]:
+        """Like ``submit``, but blocks and yields; closing the generator cancels the request.
 
         Raises:
             OutOfMemory: the device has no room for pictures of this size.

@@ -4,7 +4,7 @@ import collections
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import PIL.Image
 import structlog
@@ -70,7 +70,7 @@ class DiffusersEngine:
         assert self._planner is not None, "load() comes first"
         return self._thread.submit(self._planner.plan(request), emit)
 
-    def generate(self, request: ImageRequest) -> Iterator[Step | Image]:
+    def generate(self, request: ImageRequest) -> Generator[Step | Image, None, None]:
         return generate(self, request)
 
     def _draw(self, batch: Batch) -> None:

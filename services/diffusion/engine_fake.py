@@ -6,7 +6,7 @@ It draws a square of one colour, made from prompt and seed, after a fixed time a
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import PIL.Image
@@ -44,7 +44,7 @@ class FakeEngine:
     def submit(self, request: ImageRequest, emit: Emit) -> Order:
         return self._thread.submit(self._planner.plan(request), emit)
 
-    def generate(self, request: ImageRequest) -> Iterator[Step | Image]:
+    def generate(self, request: ImageRequest) -> Generator[Step | Image, None, None]:
         return generate(self, request)
 
     def _draw(self, batch: Batch) -> None:
