@@ -1,5 +1,6 @@
 """Markers come from the path: a test under tests/integration is an integration test."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from narrative.catalogue import Catalogue
 from narrative.settings import CommonSettings
 from narrative.weights import pull
 
+# It warns of every missing optional package when it is imported.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 SPEECH = Path(__file__).parent / "data" / "speech"
 KINDS = ("unit", "integration", "e2e")
 
