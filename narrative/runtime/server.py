@@ -87,6 +87,9 @@ class ServiceServer:
             options=[
                 ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
                 ("grpc.max_connection_age_grace_ms", int(settings.max_deadline_s * 1000)),
+                # Clients ping every 30 s (narrative.runtime.channel); by default a server hangs up on such a client in
+                # the middle of a call that is silent for two minutes.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 # Two replicas must never share a port by accident: half of the calls would go astray.
                 ("grpc.so_reuseport", 0),
             ],
