@@ -13,7 +13,6 @@ from services.prompt.vocabulary import Vocabulary
 
 MAX_SCENE_CHARS = 300
 MAX_STYLE_CHARS = 80
-MAX_DETAIL_CHARS = 60
 
 
 class BrokenContract(Exception):
@@ -21,12 +20,12 @@ class BrokenContract(Exception):
 
 
 def free_schema() -> Schema:
-    """The LLM writes scene, style and details itself."""
-    return _object(
-        {"type": "string", "minLength": 3, "maxLength": MAX_SCENE_CHARS},
-        {"type": "string", "minLength": 3, "maxLength": MAX_STYLE_CHARS},
-        {"type": "array", "items": {"type": "string", "maxLength": MAX_DETAIL_CHARS}, "maxItems": MAX_DETAILS},
-    )
+    """The LLM writes scene, style and details itself.
+
+    Lengths are left to the token limit and to ``read_scene``: a "maxLength" costs vLLM's grammar compiler seconds.
+    """
+    text = {"type": "string"}
+    return _object(text, text, {"type": "array", "items": text, "maxItems": MAX_DETAILS})
 
 
 def chosen_schema(candidates: Sequence[str], styles: Sequence[str], vocabulary: Vocabulary) -> Schema:
