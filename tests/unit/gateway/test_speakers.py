@@ -1,0 +1,61 @@
+from typing import Any
+
+import pytest
+
+from gateway.options import NarrativeOptions
+from gateway.speakers import _runs, description_language, drawing_request, png_size, readable_languages
+from narrative.v1 import common_pb2
+
+
+def said(*spoken: tuple[str, float]) -> list[dict[str, Any]]:
+    return [{"language": language, "start_s": 0.0, "end_s": seconds} for language, seconds in spoken]
+
+
+@pytest.mark.parametrize(
+    ("segments", "readable", "expected"),
+    [
+        (said(("ru", 5), ("en", 1)), set(), "ru"),
+        (said(("ru", 5), ("en", 1)), {"en"}, "en"),
+        (said(("ru", 5), ("en", 1)), {"en", "ru"}, "ru"),
+        (said(("ru", 1), ("en", 1.5), ("ru", 1)), {"en", "ru"}, "ru"),
+        (said(("fr", 5)), {"ru", "de"}, "de"),
+    ],
+)
+def test_a_speaker_is_described_in_the_language_mostly_spoken(
+    segments: list[dict[str, Any]], readable: set[str], expected: str
+) -> None:
+    assert description_language(segments, frozenset(readable)) == expected
+
+
+def test_the_default_scene_writer_says_what_it_reads() -> None:
+    models = [
+        common_pb2.Model(id="a", task="TASK_SCENE_WRITING", languages=["de"]),
+        common_pb2.Model(id="b", task="TASK_SCENE_WRITING", languages=["en", "ru"], is_default=True),
+        common_pb2.Model(id="c", task="TASK_TRANSLATION", languages=["fr"]),
+    ]
+    assert readable_languages(models) == {"en", "ru"}
+    assert readable_languages([]) == frozenset()
+
+
+def test_only_what_was_asked_for_reaches_the_painter() -> None:
+    plain = drawing_request(NarrativeOptions(), "a boat", None, 1)
+    assert not plain.HasField("seed")
+    assert not plain.HasField("guidance_scale")
+    options = NarrativeOptions.model_validate(
+        {"guidance_scale": 0.0, "adapters": [{"name": "ink", "weight": 0.5, "text_encoder_weight": 0.0}]}
+    )
+    full = drawing_request(options, "a boat", 0, 2)
+    assert full.HasField("seed")
+    assert full.HasField("guidance_scale")
+    assert full.adapters[0].HasField("text_encoder_weight")
+
+
+def test_runs_of_missing_pictures() -> None:
+    assert list(_runs([])) == []
+    assert list(_runs([3])) == [(3, 1)]
+    assert list(_runs([0, 1, 4, 6, 7, 8])) == [(0, 2), (4, 1), (6, 3)]
+
+
+def test_size_of_a_png() -> None:
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x01\x00\x00\x00\x00\x80"
+    assert png_size(header) == (256, 128)
