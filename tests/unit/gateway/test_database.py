@@ -56,7 +56,7 @@ async def test_a_listener_hears_what_it_missed_and_what_comes(database: Database
     async def listen() -> None:
         async for event in log.follow("a", 1, 10.0, lambda: True):
             assert event is not None
-            heard.append(event.seq)  # noqa: PERF401 - one by one, as they come
+            heard.append(event.seq)
 
     listening = asyncio.create_task(listen())
     while not heard:
