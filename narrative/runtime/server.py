@@ -16,6 +16,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from narrative.errors import NarrativeError
 from narrative.runtime.interceptors import CallInterceptor
 from narrative.runtime.logging import configure_logging
 from narrative.runtime.metrics import MODEL_LOAD
@@ -149,9 +150,15 @@ async def _serve(service: Service, settings: ServiceSettings, tracing: bool) -> 
     loading = asyncio.create_task(server.load())
     stop = asyncio.create_task(stopping.wait())
     await asyncio.wait({loading, stop}, return_when=asyncio.FIRST_COMPLETED)
-    if loading.done() and loading.exception() is None:
+    failure = loading.exception() if loading.done() else None
+    if failure is None:
         await stop
+        # Told to stop before it was ready: how loading ends is of no interest any more.
+        loading.cancel()
     log.info("draining", drain_s=settings.drain_s)
     await server.stop()
-    if not loading.cancelled():
-        await loading  # Shows why loading failed, and ends the process with a non-zero status.
+    if isinstance(failure, NarrativeError):
+        log.error("cannot start", error=type(failure).__name__, detail=failure.message)
+        raise SystemExit(1)
+    if failure is not None:
+        raise failure
