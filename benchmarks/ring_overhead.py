@@ -4,7 +4,7 @@ A real gateway process; engines that sleep for a fixed time behind real gRPC ser
 every call, so that no engine is waited for. The engines' own time of a job is what they measured for it: the
 transcription, and the longest of its speakers' description and picture. All clocks are this process's.
 
-    python -m benchmarks.ring_overhead [--database sqlite|postgresql] [--jobs 300] [--in-flight 100]
+    python -m benchmarks.ring_overhead [--database sqlite|postgresql] [--jobs 300] [--in-flight 100] [--engines-s 6]
 """
 
 import argparse
@@ -116,8 +116,8 @@ def database_of(kind: str, folder: Path) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(fakes: Ensemble, folder: Path, database_url: str, in_flight: int) -> AsyncIterator[str]:
-    """A gateway process; yields its URL."""
+async def gateway(fakes: Ensemble, folder: Path, database_url: str, in_flight: int) -> AsyncIterator[tuple[str, int]]:
+    """A gateway process; yields its URL and its process id."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -140,22 +140,39 @@ async def gateway(fakes: Ensemble, folder: Path, database_url: str, in_flight: i
                     if (await http.get("/readyz")).status_code == 200:
                         break
                 await asyncio.sleep(0.1)
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         await process.wait()
 
 
-async def measure(database: str, jobs: int, in_flight: int) -> list[Cost]:
+def scheduler_ms(pid: int) -> tuple[float, float]:
+    """Milliseconds that a process's threads have run, and waited for a core (Linux, /proc/PID/task/*/schedstat)."""
+    ran_ns = waited_ns = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        ran, waited, _ = path.read_text().split()
+        ran_ns, waited_ns = ran_ns + int(ran), waited_ns + int(waited)
+    return ran_ns / 1e6, waited_ns / 1e6
+
+
+async def measure(database: str, jobs: int, in_flight: int) -> tuple[list[Cost], dict[str, float]]:
     folder = Path(tempfile.mkdtemp(prefix="ring-"))
     recorder = Recorder(lines=[(f"SPEAKER_{n:02}", said, "en") for n, said in enumerate(said_first())], steps=4)
     audio = RECORDING.read_bytes()
     try:
         with database_of(database, folder) as database_url:
-            async with ensemble(recorder) as fakes, gateway(fakes, folder, database_url, in_flight) as url:
+            async with ensemble(recorder) as fakes, gateway(fakes, folder, database_url, in_flight) as (url, pid):
                 limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * in_flight)
                 async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
-                    return await _in_flight(http, recorder, audio, jobs, in_flight)
+                    await one_job(http, recorder, audio, -1)
+                    before = {name: scheduler_ms(of) for name, of in (("gateway", pid), ("client", os.getpid()))}
+                    costs = await _in_flight(http, recorder, audio, jobs, in_flight)
+                    cores: dict[str, float] = {}
+                    for name, of in (("gateway", pid), ("client", os.getpid())):
+                        ran, waited = scheduler_ms(of)
+                        cores[f"{name} ran"] = (ran - before[name][0]) / jobs
+                        cores[f"{name} waited for a core"] = (waited - before[name][1]) / jobs
+                    return costs, cores
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -164,14 +181,14 @@ async def _in_flight(
     http: httpx.AsyncClient, recorder: Recorder, audio: bytes, jobs: int, in_flight: int
 ) -> list[Cost]:
     """Keeps ``in_flight`` jobs going; they start spread over one job's time and stay so."""
-    await one_job(http, recorder, audio, -1)
     costs: list[Cost] = []
     numbers = iter(range(jobs))
 
     async def client(position: int) -> None:
         await asyncio.sleep(sum(ENGINE_S.values()) * position / in_flight)
         for number in numbers:
-            costs.append(await one_job(http, recorder, audio, number))
+            cost = await one_job(http, recorder, audio, number)
+            costs.append(cost)
 
     await asyncio.gather(*(client(position) for position in range(in_flight)))
     return costs
@@ -182,7 +199,7 @@ def percentile(values: list[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
-def report(database: str, in_flight: int, costs: list[Cost]) -> None:
+def report(database: str, in_flight: int, costs: list[Cost], cores: dict[str, float]) -> None:
     rows = {"all": [cost.total_ms for cost in costs]}
     for stage in costs[0].stages_ms:
         rows[stage] = [cost.stages_ms[stage] for cost in costs]
@@ -192,6 +209,8 @@ def report(database: str, in_flight: int, costs: list[Cost]) -> None:
         print(
             f"{name:<24}{statistics.median(values):>8.1f}{percentile(values, 95):>8.1f}{percentile(values, 99):>8.1f}"
         )
+    for name, mean_ms in cores.items():
+        print(f"{name + ', ms a job':<40}{mean_ms:>8.1f}")
 
 
 def main() -> None:
@@ -199,10 +218,12 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--in-flight", type=int, default=100)
+    parser.add_argument("--engines-s", type=float, default=6.0, help="seconds of engine time a job takes")
     chosen = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    costs = asyncio.run(measure(chosen.database, chosen.jobs, chosen.in_flight))
-    report(chosen.database, chosen.in_flight, costs)
+    ENGINE_S.update({service: seconds * chosen.engines_s / 6.0 for service, seconds in ENGINE_S.items()})
+    costs, cores = asyncio.run(measure(chosen.database, chosen.jobs, chosen.in_flight))
+    report(chosen.database, chosen.in_flight, costs, cores)
 
 
 if __name__ == "__main__":
