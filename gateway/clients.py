@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
-from narrative.errors import NarrativeError
+from narrative.errors import DeadlineExceeded, NarrativeError, ServiceUnavailable
 from narrative.runtime.channel import call_metadata, open_channel, rpc_errors
 from narrative.v1 import (
     asr_pb2,
@@ -133,10 +133,14 @@ class Services:
         if kept is not None and time.monotonic() - kept[0] < self._settings.models_ttl_s:
             return kept[1]
         stub: Any = common_pb2_grpc.ModelServiceStub(self._channels[service])
-        with rpc_errors(service):
-            response = await stub.ListModels(
-                common_pb2.ListModelsRequest(), timeout=self._settings.list_deadline_s, metadata=call_metadata()
-            )
+        try:
+            with rpc_errors(service):
+                response = await stub.ListModels(
+                    common_pb2.ListModelsRequest(), timeout=self._settings.list_deadline_s, metadata=call_metadata()
+                )
+        except DeadlineExceeded as error:
+            # A list takes no time: a service that does not send one is down, however its connection looks.
+            raise ServiceUnavailable(f"{service} does not answer", retry_after_s=1.0) from error
         models = list(response.models)
         self._models[service] = (time.monotonic(), models)
         return models
