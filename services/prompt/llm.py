@@ -14,6 +14,8 @@ from services.prompt.settings import PromptSettings
 
 Message = Mapping[str, str]
 Schema = Mapping[str, Any]
+# A server with slots has few; one that takes many calls at a time shares between them what it has read.
+WARM_SLOTS = 4
 log = structlog.get_logger()
 
 
@@ -80,7 +82,7 @@ class OpenAiLlm:
             for messages in beginnings:
                 # One first: where slots share what was read, as in vLLM, the others cost nothing then.
                 await read(messages)
-                await asyncio.gather(*(read(messages) for _ in range(settings.llm_max_concurrency)))
+                await asyncio.gather(*(read(messages) for _ in range(min(settings.llm_max_concurrency, WARM_SLOTS))))
         log.info("llm server is ready", url=settings.llm_url, models=[model.id for model in models.data])
 
     def close(self) -> None:
