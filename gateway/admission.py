@@ -13,9 +13,9 @@ from gateway.clients import names_of
 from gateway.jobs import QUEUED, Job, now_us, same_request
 from gateway.options import NarrativeOptions
 from gateway.parts import Gateway
-from gateway.speakers import WHISPER
+from gateway.speakers import WHISPER, drawing_request
 from gateway.store import audio_key
-from narrative.errors import InvalidParameter, NarrativeError, QueueFull
+from narrative.errors import InvalidInput, InvalidParameter, NarrativeError, NotFound, QueueFull
 from narrative.v1 import common_pb2
 
 log = structlog.get_logger()
@@ -90,15 +90,17 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
 
 
 async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
-    """Refuses names that the services do not have.
+    """Refuses names that the services do not have, and drawings that diffusion would refuse later.
 
     Raises:
-        InvalidParameter: says which names there are.
+        InvalidParameter: says which names there are, or what is accepted.
+        AdapterNotFound: names those there are.
     """
-    asr, diffusion, translation = await asyncio.gather(
+    asr, diffusion, translation, _ = await asyncio.gather(
         _models(gateway, "asr" if options.asr_model or options.language else ""),
         _models(gateway, "diffusion" if options.model else ""),
         _models(gateway, "translation" if options.translation_engine not in ("", WHISPER) else ""),
+        _check_drawing(gateway, options),
     )
     _check("asr_model", options.asr_model, names_of(asr, common_pb2.TASK_TRANSCRIPTION))
     _check("model", options.model, names_of(diffusion, common_pb2.TASK_TEXT_TO_IMAGE))
@@ -106,6 +108,16 @@ async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
     speech = [model for model in asr if model.task == common_pb2.TASK_TRANSCRIPTION]
     if speech and all(model.languages for model in speech):
         _check("language", options.language, {code for model in speech for code in model.languages})
+
+
+async def _check_drawing(gateway: Gateway, options: NarrativeOptions) -> None:
+    request = drawing_request(options, "what will be seen", 0, 1)
+    try:
+        await asyncio.wait_for(gateway.services.check_drawing(request), _ASK_S)
+    except (InvalidInput, NotFound):
+        raise
+    except (NarrativeError, TimeoutError) as error:
+        log.info("options not checked", service="diffusion", reason=str(error))
 
 
 async def _models(gateway: Gateway, service: str) -> list[common_pb2.Model]:

@@ -107,6 +107,15 @@ class Services:
             )
             return list(response.texts), str(response.engine)
 
+    async def check_drawing(self, request: diffusion_pb2.GenerateImagesRequest) -> None:
+        """Raises what ``generate`` would raise about the request itself."""
+        with rpc_errors("diffusion"):
+            await self._diffusion.CheckImages(
+                diffusion_pb2.CheckImagesRequest(generation=request),
+                timeout=self._settings.list_deadline_s,
+                metadata=call_metadata(),
+            )
+
     async def generate(self, request: diffusion_pb2.GenerateImagesRequest) -> AsyncIterator[diffusion_pb2.Step | Drawn]:
         """Draws pictures; yields every step done and every picture as soon as it is whole."""
         parts: dict[int, bytearray] = {}

@@ -16,7 +16,7 @@ _IDEMPOTENT = {
     "narrative.v1.ModelService": ["ListModels"],
     "narrative.v1.PromptService": ["NormalizeText", "DescribeSpeaker"],
     "narrative.v1.TranslationService": ["Translate"],
-    "narrative.v1.DiffusionService": ["GenerateImages"],
+    "narrative.v1.DiffusionService": ["CheckImages", "GenerateImages"],
 }
 _SERVICE_CONFIG = json.dumps(
     {

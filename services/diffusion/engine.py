@@ -122,6 +122,9 @@ class DiffusionEngine(Protocol):
     def models(self) -> list[ModelInfo]:
         """Models it can be asked for, the default of each task first."""
 
+    def check(self, request: ImageRequest) -> None:
+        """Raises what ``submit`` would raise about the request itself, without queueing it."""
+
     def submit(self, request: ImageRequest, emit: Emit) -> Ticket:
         """Checks a request, queues it and returns at once.
 

@@ -66,6 +66,10 @@ class DiffusersEngine:
             for card in self._cards
         ]
 
+    def check(self, request: ImageRequest) -> None:
+        assert self._planner is not None, "load() comes first"
+        self._planner.plan(request)
+
     def submit(self, request: ImageRequest, emit: Emit) -> Order:
         assert self._planner is not None, "load() comes first"
         return self._thread.submit(self._planner.plan(request), emit)

@@ -41,6 +41,9 @@ class FakeEngine:
     def models(self) -> list[ModelInfo]:
         return [ModelInfo(card.id, card.task, "fake", "", is_default=True) for card in self._cards]
 
+    def check(self, request: ImageRequest) -> None:
+        self._planner.plan(request)
+
     def submit(self, request: ImageRequest, emit: Emit) -> Order:
         return self._thread.submit(self._planner.plan(request), emit)
 

@@ -29,6 +29,14 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
         self._engine = engine
         self._max_upload_bytes = max_upload_bytes
 
+    async def CheckImages(
+        self,
+        request: diffusion_pb2.CheckImagesRequest,
+        context: grpc.aio.ServicerContext[diffusion_pb2.CheckImagesRequest, diffusion_pb2.CheckImagesResponse],
+    ) -> diffusion_pb2.CheckImagesResponse:
+        await asyncio.to_thread(self._engine.check, _request(request.generation))
+        return diffusion_pb2.CheckImagesResponse()
+
     async def GenerateImages(
         self,
         request: diffusion_pb2.GenerateImagesRequest,

@@ -74,6 +74,9 @@ def test_silence_has_no_story(http: httpx.Client, path: str) -> None:
         {"num_speakers": -1},
         {"colour": "blue"},
         {"adapters": [{"name": "../../etc/passwd", "weight": 1}]},
+        {"adapters": [{"name": "imaginary", "weight": 1}]},
+        {"model": "imaginary"},
+        {"scheduler": "imaginary"},
         {"seed": "seven"},
     ],
 )
@@ -81,7 +84,7 @@ def test_options_out_of_range_are_refused(http: httpx.Client, options: dict[str,
     with THREE_VOICES.open("rb") as file:
         response = http.post("/v1/narratives", files={"file": file}, data={"options": json.dumps(options)})
 
-    assert_problem(response, 422)
+    assert_problem(response, 404, 422)
 
 
 @pytest.mark.parametrize("options", ["{", "[]", '{"guidance_scale": NaN}', "\x00"])

@@ -169,6 +169,9 @@ class FakeDiffusion(diffusion_pb2_grpc.DiffusionServiceServicer):
     def __init__(self, script: Script) -> None:
         self.script = script
 
+    async def CheckImages(self, request: Any, context: Any) -> Any:
+        return diffusion_pb2.CheckImagesResponse()
+
     async def GenerateImages(self, request: Any, context: Any) -> AsyncIterator[Any]:
         for index in range(max(1, request.num_images)):
             for step in range(1, self.script.steps + 1):
