@@ -125,7 +125,9 @@ async def main(arguments: Sequence[str] | None = None) -> None:
         "in_a_row_ratio": row_s / service_s,
     }
     if not options.without_notebook:
-        notebook_s, refused = await notebook(OpenAiLlm(settings), people[2])
+        llm = OpenAiLlm(settings)
+        notebook_s, refused = await notebook(llm, people[2])
+        await llm.aclose()
         result |= {"notebook_s": notebook_s, "notebook_ratio": notebook_s / service_s, "notebook_refused": refused}
     print(json.dumps({key: round(value, 2) if isinstance(value, float) else value for key, value in result.items()}))
 

@@ -88,7 +88,11 @@ class OpenAiLlm:
     def close(self) -> None:
         """Closes the connections; called on a thread while the event loop that used them still turns."""
         if self._loop is not None and self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=5.0)
+            asyncio.run_coroutine_threadsafe(self.aclose(), self._loop).result(timeout=5.0)
+
+    async def aclose(self) -> None:
+        """Closes the connections, on the event loop that used them."""
+        await self._client.close()
 
     def _new_client(self) -> openai.AsyncOpenAI:
         settings = self._settings
