@@ -99,6 +99,8 @@ class Supervisor:
             for managed in pending:
                 assert managed.process is not None
                 if managed.process.returncode is not None:
+                    assert managed.reader is not None
+                    await managed.reader  # Its last words may still be in the pipe.
                     raise ServiceUnavailable(
                         f"{managed.name} exited with status {managed.process.returncode}:\n{log_tail(managed.log)}"
                     )
