@@ -60,7 +60,8 @@ def open_engine(url: str, pool_size: int) -> sa.Engine:
         return sa.create_engine(
             plain.set(drivername="postgresql+psycopg"), pool_size=pool_size, max_overflow=0, pool_pre_ping=True
         )
-    engine = sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=60)
+    # One that writes and one that reads: SQLite has one lock, and more writers would wait for it in its growing sleeps.
+    engine = sa.create_engine(url, pool_size=2, max_overflow=0, pool_timeout=60)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:

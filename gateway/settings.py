@@ -48,7 +48,7 @@ class GatewaySettings(ProcessSettings):
         validation_alias=AliasChoices("NARRATIVE_GATEWAY__DATABASE_URL", "NARRATIVE_DATABASE_URL"),
         description="sqlite:///FILE or postgresql://...; empty for a file in the data folder. The database must exist.",
     )
-    database_pool_size: int = Field(10, ge=2, description="Connections to the database, of the jobs and of the rest.")
+    database_pool_size: int = Field(10, ge=2, description="Connections to PostgreSQL; SQLite always has two.")
     object_store_url: str = Field(
         "", description="Where bytes are kept: a folder or s3://bucket/prefix; empty for a folder in the data folder."
     )

@@ -1,9 +1,11 @@
 """A narrative as a durable workflow: transcribe, then every speaker on their own, then the story.
 
-DBOS keeps the result of every finished step. After a crash the process that starts under the same executor id runs
-the workflow again, and finished steps give back what they gave before. A step that was cut off runs again, so every
-step may: objects are written whole under keys made from the narrative and the step, events have keys, and a picture
-that is in the store is not drawn twice.
+DBOS keeps which narratives there are, takes up the unfinished ones after a crash (in the process that starts under the
+same executor id) and carries a cancellation to whoever runs them. How far one has got is kept in the object store
+alone: the transcript, every speaker's scene and every picture are written whole under keys made from the narrative, and
+what is there is not made again. So the workflow is one step that may run any number of times; results kept by DBOS as
+well would be the same facts twice, and two more commits on the way to every first picture. Events have keys for the
+same reason.
 
 Workflows start directly and not through a DBOS queue, for a queue is polled: it would cost every job up to a polling
 interval. Two semaphores bound what runs at the same time instead.
@@ -21,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions, StepReservation
+from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
 
 from gateway import speakers
 from gateway.clients import Services
@@ -38,7 +40,8 @@ from narrative.errors import NarrativeError, NoSpeech, NotFound, to_problem
 log = structlog.get_logger()
 
 # Shape of the workflow. Raise it when steps are added, removed or reordered: jobs of another shape are left alone.
-WORKFLOW_VERSION = "1"
+WORKFLOW_VERSION = "2"
+_STEP: StepOptions = {"name": "tell", "preemptible": True}
 _MAX_THREADS = 32
 # Long enough for calls to be cancelled and a write to end.
 _STOP_S = 5.0
@@ -157,7 +160,7 @@ class Narrator:
             with structlog.contextvars.bound_contextvars(request_id=job.request_id, narrative_id=narrative_id):
                 async with self._narratives:
                     if not job.is_finished:
-                        await self._tell(job)
+                        await DBOS.run_step_async(_STEP, self._tell, job)
         finally:
             self._running.pop(narrative_id, None)
 
@@ -200,82 +203,56 @@ class _Telling:
         self._waits = 0
 
     async def run(self) -> None:
-        await self._step(DBOS.reserve_step(), "transcribe", self._transcribe)
-        transcript = json.loads(await self._objects.get(transcript_key(self._job.id)))
+        transcript = await self._once(transcript_key(self._job.id), self._transcribe)
         self._emit("transcript", "transcript", transcript)
         if not transcript["segments"]:
             raise NoSpeech(f"{self._job.filename or 'the recording'}: nobody speaks in it")
-        names = list(transcript["speakers"])
-        # Drawn in a fixed order: afterwards the speakers go on in any.
-        steps = [DBOS.reserve_step() for _ in names]
         told = await _together(
             [
-                self._speaker(step, number, name, [s for s in transcript["segments"] if s["speaker"] == name])
-                for number, (name, step) in enumerate(zip(names, steps, strict=True))
+                self._speaker(number, name, [s for s in transcript["segments"] if s["speaker"] == name])
+                for number, name in enumerate(transcript["speakers"])
             ]
         )
         story = _assemble(self._job, transcript, told)
-        await self._objects.put(story_key(self._job.id), json.dumps(story, ensure_ascii=False).encode())
+        await self._objects.put(story_key(self._job.id), _json_bytes(story))
         if self._pending:
             await asyncio.gather(*self._pending)
 
-    async def _speaker(
-        self, step: StepReservation, number: int, name: str, segments: list[dict[str, Any]]
-    ) -> dict[str, Any]:
+    async def _transcribe(self) -> dict[str, Any]:
+        audio = self._objects.stream(audio_key(self._job.id))
+        return await transcribe(self._services, self._job.filename, self._options, audio, self._stage)
+
+    async def _speaker(self, number: int, name: str, segments: list[dict[str, Any]]) -> dict[str, Any]:
         async with self._slots:
-            told = await self._step(step, "speaker", lambda: self._describe_and_draw(number, name, segments))
-        # Once more, for a process that died between the step's end and the events'.
-        self._emit_scene(name, told)
-        for image in told["images"]:
-            self._emit_image(name, image)
-        return told
-
-    async def _describe_and_draw(self, number: int, name: str, segments: list[dict[str, Any]]) -> dict[str, Any]:
-        """One step in two halves: the first leaves its result in the store, as every picture of the second does.
-
-        Two steps would be two more commits on the way to every first picture.
-        """
-        key = speaker_key(self._job.id, number)
-        try:
-            told = json.loads(await self._objects.get(key))
-        except NotFound:
-            told = await self._patiently(lambda: speakers.describe(self._services, name, segments, self._options))
-            await self._objects.put(key, json.dumps(told, ensure_ascii=False).encode())
-        self._emit_scene(name, told)
-        images = await self._patiently(
-            lambda: speakers.draw(
-                self._services,
-                self._objects,
-                self._job.id,
-                number * self._options.num_images,
-                told["prompt"],
-                seed_of(self._job),
-                self._options,
-                lambda index, step, num_steps: self._emit_step(name, index, step, num_steps),
-                lambda entry: self._emit_image(name, entry),
+            told = await self._once(
+                speaker_key(self._job.id, number),
+                lambda: speakers.describe(self._services, name, segments, self._options),
             )
-        )
+            scene = {key: value for key, value in told.items() if key != "lines"}
+            self._emit(f"scene:{name}", "scene", {"speaker": name, "scene": scene})
+            images = await self._patiently(
+                lambda: speakers.draw(
+                    self._services,
+                    self._objects,
+                    self._job.id,
+                    number * self._options.num_images,
+                    told["prompt"],
+                    seed_of(self._job),
+                    self._options,
+                    lambda index, step, num_steps: self._emit_step(name, index, step, num_steps),
+                    lambda entry: self._emit_image(name, entry),
+                )
+            )
         return {**told, "images": [{**image, "url": image_url(self._job.id, image["index"])} for image in images]}
 
-    async def _transcribe(self) -> str:
-        async def attempt() -> str:
-            audio = self._objects.stream(audio_key(self._job.id))
-            transcript = await transcribe(
-                self._services, self._job.filename, self._options, audio, lambda stage, done: self._stage(stage, done)
-            )
-            key = transcript_key(self._job.id)
-            await self._objects.put(key, json.dumps(transcript, ensure_ascii=False).encode())
-            return key
-
-        return await self._patiently(attempt)
-
-    async def _step(self, reserved: StepReservation, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        options: StepOptions = {"name": name, "preemptible": True}
-
-        async def step() -> T:
-            return await work()
-
-        return await reserved.run_async(options, step)
+    async def _once(self, key: str, make: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """What lies under ``key``, made and put there first where nothing does."""
+        try:
+            return dict(json.loads(await self._objects.get(key)))
+        except NotFound:
+            made = await self._patiently(make)
+            await self._objects.put(key, _json_bytes(made))
+            return made
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         async def on_wait(error: NarrativeError) -> None:
@@ -289,10 +266,6 @@ class _Telling:
     def _stage(self, stage: str, fraction: float) -> None:
         data = {"stage": stage, "fraction": round(fraction, 3)}
         self._emit(f"stage:{stage}:{data['fraction']}", "stage", data)
-
-    def _emit_scene(self, name: str, told: dict[str, Any]) -> None:
-        scene = {key: value for key, value in told.items() if key not in ("lines", "images")}
-        self._emit(f"scene:{name}", "scene", {"speaker": name, "scene": scene})
 
     def _emit_image(self, name: str, entry: dict[str, Any]) -> None:
         data = {"speaker": name, **entry, "url": image_url(self._job.id, entry["index"])}
@@ -313,6 +286,10 @@ class _Telling:
         task = asyncio.create_task(self._events.add(self._job.id, key, kind, data))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
+
+
+def _json_bytes(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode()
 
 
 def image_url(narrative_id: str, index: int) -> str:
