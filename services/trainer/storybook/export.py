@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
-from services.trainer.storybook import checkpoint, model
+from services.trainer import checkpoint
+from services.trainer.storybook import model
 from services.trainer.storybook.diffusers_parts import (
     AutoencoderKL,
     DPMSolverMultistepScheduler,

@@ -18,7 +18,8 @@ import torch
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from services.trainer.storybook import checkpoint, concepts, dataset, initialise, model, parallel
+from services.trainer import checkpoint
+from services.trainer.storybook import concepts, dataset, initialise, model, parallel
 from services.trainer.storybook.diffusers_parts import DDPMScheduler, UNet2DConditionModel
 from services.trainer.storybook.plan import Planner
 from services.trainer.storybook.train_vae import latent_space
@@ -73,7 +74,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             self.both.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
-        self.ema = checkpoint.Ema(self.both, options.ema_decay)
+        self.ema = checkpoint.Ema(self.both.state_dict(), options.ema_decay)
         self.step = 0
         self.stopping = False
 
@@ -116,7 +117,7 @@ class Trainer:
         mean_loss, self.stopping = parallel.share(self.both.parameters(), float(loss.detach()), stop)
         torch.nn.utils.clip_grad_norm_(self.both.parameters(), 1.0)
         self.optimiser.step()
-        self.ema.update(self.both)
+        self.ema.update(self.both.state_dict())
         self.step += 1
         return mean_loss
 

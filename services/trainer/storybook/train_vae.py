@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from services.trainer.storybook import checkpoint, dataset, initialise
+from services.trainer import checkpoint
+from services.trainer.storybook import dataset, initialise
 from services.trainer.storybook.diffusers_parts import AutoencoderKL
 from services.trainer.storybook.initialise import begin_as_enlargement, quiet_residuals
 from services.trainer.storybook.latents import CHANNELS, PATCH_PX, LatentSpace, fit
@@ -98,7 +99,7 @@ def train(work_dir: Path, options: VaeOptions) -> Path:
     space = latent_space(work_dir, options.size_px)
     sample = torch.from_numpy(images[:200].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)
     begin_as_enlargement(vae.decoder, space.to_rgb(sample))
-    ema = checkpoint.Ema(vae, 0.995)
+    ema = checkpoint.Ema(vae.state_dict(), 0.995)
     path, stop, step, spent_s = work_dir / "vae.pt", checkpoint.StopRequest(), 0, 0.0
     if path.exists():
         state = checkpoint.load(path)
@@ -124,7 +125,7 @@ def train(work_dir: Path, options: VaeOptions) -> Path:
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
-        ema.update(vae)
+        ema.update(vae.state_dict())
         step += 1
         spent_s = before_s + time.monotonic() - started
         if step % 25 == 0:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from services.trainer.storybook import checkpoint, cutouts, dataset, export, latents, model, train_vae
+from services.trainer import checkpoint
+from services.trainer.storybook import cutouts, dataset, export, latents, model, train_vae
 from services.trainer.storybook.train_text_to_image import Trainer, TrainOptions, tokenise
 
 SIZE = model.ModelSize(text_width=64, text_layers=1, unet_channels=(16, 32), head_width=16, latent_px=8)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -42,18 +42,18 @@ class StopRequest:
 
 
 class Ema:
-    """Exponential moving average of a module's weights, with the usual warm-up of the decay."""
+    """Exponential moving average of weights, by name, with the usual warm-up of the decay."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, weights: Mapping[str, torch.Tensor], decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.shadow = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self.shadow = {name: value.detach().clone() for name, value in weights.items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Take one step towards the module's present weights."""
+    def update(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take one step towards the present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in module.state_dict().items():
+        for name, value in weights.items():
             if value.dtype.is_floating_point:
                 self.shadow[name].lerp_(value, 1 - decay)
             else:
