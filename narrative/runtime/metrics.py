@@ -18,3 +18,4 @@ BATCH_SIZE = Histogram(
     "narrative_batch_size", "Requests worked on together.", ["service"], buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32)
 )
 MODEL_LOAD = Gauge("narrative_model_load_seconds", "Seconds the last loading of the models took.", ["service"])
+UNFINISHED = Gauge("narrative_unfinished", "Narratives that run or wait in this gateway.")

@@ -1,5 +1,6 @@
 """Limits, keys and what the operator sees."""
 
+import asyncio
 import hashlib
 import time
 from pathlib import Path
@@ -82,6 +83,19 @@ async def test_metrics_count_requests_by_route(api: Api) -> None:
     text = (await api.http.get("/metrics")).text
 
     assert 'method="GET /v1/narratives/{narrative_id}",service="gateway"' in text
+
+
+async def test_metrics_count_the_unfinished(api: Api) -> None:
+    api.ensemble.script.hold["asr"] = asyncio.Event()
+    first, second = await api.create(), await api.create()
+    assert "narrative_unfinished 2.0" in (await api.http.get("/metrics")).text
+
+    api.ensemble.script.hold["asr"].set()
+    await asyncio.gather(api.finished(first), api.finished(second))
+
+    async with asyncio.timeout(10):
+        while "narrative_unfinished 0.0" not in (await api.http.get("/metrics")).text:
+            await asyncio.sleep(0.01)
 
 
 async def test_the_request_id_reaches_every_service(api: Api) -> None:

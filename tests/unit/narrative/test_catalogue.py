@@ -81,6 +81,36 @@ def test_a_second_pull_fetches_nothing(catalogue: Catalogue, tmp_path: Path, mon
     pull(catalogue, catalogue.entry("tiny"), tmp_path / "models")
 
 
+def test_what_another_replica_put_there_meanwhile_stays(catalogue: Catalogue, tmp_path: Path) -> None:
+    entry, models = catalogue.entry("tiny"), tmp_path / "models"
+    faster: list[int] = []
+
+    def report(line: str) -> None:
+        if line == "unpacking" and not faster:
+            faster.append(0)
+            faster[0] = (pull(catalogue, entry, models) / "weights.bin").stat().st_ino
+
+    folder = pull(catalogue, entry, models, report)
+
+    assert (folder / "weights.bin").stat().st_ino == faster[0]
+    assert [path.name for path in models.iterdir() if path.is_dir()] == ["tiny"]
+
+
+def test_a_models_folder_that_cannot_be_written_to_is_enough(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    folder = pull(catalogue, catalogue.entry("tiny"), models)
+    (models / ".tiny.verified.json").unlink()
+
+    def refuse(*_: object) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+
+    assert catalogue.resolve("tiny", models) == folder
+
+
 def test_a_wheel_with_another_digest_is_refused_and_nothing_stays(wheel: Path, tmp_path: Path) -> None:
     catalogue = write_entry(tmp_path / "catalogue", sha256(b"another wheel"), {})
 
