@@ -7,6 +7,8 @@ NarrativeError
 │   ├── AudioRejected             audio, but outside the limits (rate, channels, length)
 │   ├── NoSpeech                  audio, but nobody speaks
 │   ├── ImageUndecodable          the bytes are no picture
+│   ├── DatasetInvalid            a data set cannot be trained on
+│   ├── TrainingDiverged          the loss is no number any more
 │   └── PayloadTooLarge           more bytes than the limit             OUT_OF_RANGE         413
 ├── Unauthenticated               no key, or an unknown one             UNAUTHENTICATED      401
 ├── NotFound                      no such thing                         NOT_FOUND            404
@@ -15,7 +17,8 @@ NarrativeError
 ├── Conflict                      clashes with what is already there    ALREADY_EXISTS       409
 ├── ResourceExhausted             try again later                       RESOURCE_EXHAUSTED   429
 │   ├── QueueFull                 as many requests wait as may wait
-│   └── OutOfMemory               the device has no room for this request
+│   ├── OutOfMemory               the device has no room for this request
+│   └── DiskFull                  no room to write a result
 ├── Cancelled                     the caller gave up                    CANCELLED            499
 ├── DeadlineExceeded              it took longer than the caller waits  DEADLINE_EXCEEDED    504
 ├── ServiceUnavailable            a part of the ensemble is not there   UNAVAILABLE          503
@@ -83,6 +86,18 @@ class ImageUndecodable(InvalidInput):
     title = "Picture cannot be decoded"
 
 
+class DatasetInvalid(InvalidInput):
+    """The message names the file or folder."""
+
+    title = "Data set cannot be used"
+
+
+class TrainingDiverged(InvalidInput):
+    """The message names the settings to change."""
+
+    title = "Training diverged"
+
+
 class PayloadTooLarge(InvalidInput):
     grpc_code = grpc.StatusCode.OUT_OF_RANGE
     http_status = 413
@@ -129,6 +144,10 @@ class QueueFull(ResourceExhausted):
 
 class OutOfMemory(ResourceExhausted):
     title = "Out of memory"
+
+
+class DiskFull(ResourceExhausted):
+    title = "Disk full"
 
 
 class Cancelled(NarrativeError):
