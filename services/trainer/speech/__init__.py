@@ -1,0 +1,1 @@
+"""Teaching Whisper a voice, a language or a vocabulary: data, weights, publishing."""
