@@ -25,6 +25,7 @@ def transcribe(
     file: Recording,
     form: Annotated[Format, typer.Option("--format", "-f", help="Form of the transcript.")] = Format.TEXT,
     language: Annotated[str, typer.Option(help="ISO 639-1 code of the language spoken; detected by default.")] = "",
+    model: Annotated[str, typer.Option(help="Transcription model by name; the default one otherwise.")] = "",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write instead of the terminal.")
     ] = None,
@@ -34,7 +35,8 @@ def transcribe(
     """Transcribe a recording and say who spoke."""
     if not file.is_file():
         raise InvalidParameter(f"{file}: no such file")
-    fields = {"response_format": form.value} | ({"language": language} if language else {})
+    asked = {"response_format": form.value, "language": language, "model": model}
+    fields = {name: value for name, value in asked.items() if value}
     with open_client(url, api_key) as client, err.status(f"transcribing {file.name}"), file.open("rb") as audio:
         answer = client.request("POST", "/v1/audio/transcriptions", files={"file": (file.name, audio)}, data=fields)
     if output is None:

@@ -8,7 +8,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from narrative.catalogue import Catalogue
 from narrative.errors import Cancelled, NoSpeech
 from services.asr.assembly import Assembly
 from services.asr.decode import DecodeLimits, decode
@@ -23,11 +22,11 @@ from services.asr.engine import (
     TranscribeOptions,
     Turn,
 )
-from services.asr.options import check_model, check_options, speaker_bounds
+from services.asr.models import TranscriptionModels
+from services.asr.options import check_options, speaker_bounds
 from services.asr.recording import Recording
 from services.asr.settings import AsrSettings
 from services.asr.vad import VoiceActivityDetector
-from services.asr.whisper import Whisper
 from services.asr.whisper_text import Stretch
 from services.asr.windows import Window, batch_windows, plan_windows
 
@@ -46,51 +45,26 @@ class WhisperEngine:
         self._settings = settings
         self._diarizer = diarizer
         self._vad = VoiceActivityDetector()
-        self._models: dict[str, Whisper] = {}
-        self._infos: list[ModelInfo] = []
+        self._models = TranscriptionModels(settings)
         self._limits = DecodeLimits(
             settings.max_duration_s, settings.min_sample_rate_hz, settings.max_sample_rate_hz, settings.max_channels
         )
 
     def load(self) -> None:
-        settings = self._settings
-        catalogue = Catalogue()
-        licences = {entry.id: entry.licence for entry in catalogue}
-        for model in settings.models:
-            folder = catalogue.resolve(model, settings.common.models_dir)
-            name = model if model in licences else folder.name
-            self._models[name] = whisper = Whisper(
-                folder,
-                device=settings.device,
-                compute_type=settings.compute_type,
-                cpu_threads=settings.cpu_threads,
-                workers=settings.max_workers,
-                beam_size=settings.beam_size,
-                min_context_s=settings.min_context_s,
-            )
-            info = ModelInfo(
-                name,
-                "transcription",
-                "faster-whisper",
-                licences.get(model, ""),
-                tuple(whisper.languages),
-                is_default=not self._infos,
-            )
-            self._infos.append(info)
+        self._models.load()
         self._vad.load()
         self._diarizer.load()
 
     def close(self) -> None:
-        self._models.clear()
-        self._infos.clear()
+        self._models.close()
         self._diarizer.close()
 
     def models(self) -> Sequence[ModelInfo]:
-        return [*self._infos, self._diarizer.info]
+        return [*self._models.infos().values(), self._diarizer.info]
 
     def check(self, options: TranscribeOptions) -> None:
-        check_model(options.model, self._models)
-        check_options(options, self._models, self._whisper(options)[1].languages)
+        info = self._models.info(options.model)
+        check_options(options, [info.id], info.languages)
 
     def transcribe(self, path: Path, options: TranscribeOptions, cancelled: threading.Event) -> Iterator[Event]:
         self.check(options)
@@ -106,10 +80,6 @@ class WhisperEngine:
             turns = yield from self._turns(recording, speech, options, cancelled)
             yield from self._transcribe(recording, turns, options, cancelled)
 
-    def _whisper(self, options: TranscribeOptions) -> tuple[str, Whisper]:
-        name = options.model or next(iter(self._models))
-        return name, self._models[name]
-
     def _turns(
         self, recording: Recording, speech: Sequence[Span], options: TranscribeOptions, cancelled: threading.Event
     ) -> Generator[Event, None, list[Turn]]:
@@ -122,7 +92,8 @@ class WhisperEngine:
     def _transcribe(
         self, recording: Recording, turns: Sequence[Turn], options: TranscribeOptions, cancelled: threading.Event
     ) -> Iterator[Event]:
-        model, whisper = self._whisper(options)
+        model = self._models.info(options.model).id
+        whisper = self._models.open(model)
         # A translation belongs to a window as a whole, so such a window must not hold two speakers either.
         one_speaker = not options.language or options.translate_to_english
         windows = plan_windows(turns, recording.duration_s, one_speaker=one_speaker, max_s=_WINDOW_S)

@@ -26,6 +26,11 @@ class AsrSettings(ServiceSettings):
         min_length=1,
         description="Transcription models in CTranslate2 form, by catalogue id or path; the first is the default.",
     )
+    published_dir: Path | None = Field(
+        None,
+        description="Folder of models that the trainer published, one folder each; data_dir/speech-models if unset.",
+    )
+    max_published_models: int = Field(2, ge=1, description="Published models kept in memory beside those of `models`.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where models run.")
     compute_type: str = Field(
         "int8", description="CTranslate2 type of the weights in memory: int8, float32, float16, int8_float16 ..."
@@ -76,6 +81,11 @@ class AsrSettings(ServiceSettings):
     )
 
     fake_service_s: float = Field(0.0, ge=0, description="Seconds a call of the fake engine takes.")
+
+    @property
+    def published_models(self) -> Path:
+        """The folder of published models, wherever it was set."""
+        return self.published_dir or self.common.data_dir / "speech-models"
 
     @field_validator("scratch_dir")
     @classmethod

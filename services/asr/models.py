@@ -1,0 +1,124 @@
+"""The transcription models that can be asked for: those of the settings, and those that the trainer published."""
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from narrative.catalogue import Catalogue
+from services.asr.engine import ModelInfo
+from services.asr.options import check_model
+from services.asr.settings import AsrSettings
+from services.asr.whisper import Whisper
+
+log = structlog.get_logger()
+# The card comes last when a model is published, so what has one is whole.
+CARD = "model-card.json"
+# A name is one path component: it cannot climb out of the folder.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ENGINE = "faster-whisper"
+
+
+class TranscriptionModels:
+    """Models of the settings stay in memory; published ones are loaded when they are first asked for.
+
+    The folder of published models is looked at with every request, so that a model that was trained a moment ago can
+    be used at once. A published model does not hide one of the settings.
+    """
+
+    def __init__(self, settings: AsrSettings) -> None:
+        self._settings = settings
+        self._infos: dict[str, ModelInfo] = {}
+        self._configured: dict[str, Whisper] = {}
+        self._published: OrderedDict[str, tuple[int, Whisper]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def load(self) -> None:
+        """Loads the models of the settings.
+
+        Raises:
+            WeightsError, ModelNotFound: one of them is not here or cannot be loaded.
+        """
+        catalogue = Catalogue()
+        licences = {entry.id: entry.licence for entry in catalogue}
+        for model in self._settings.models:
+            folder = catalogue.resolve(model, self._settings.common.models_dir)
+            name = model if model in licences else folder.name
+            self._configured[name] = whisper = self._open(folder)
+            self._infos[name] = ModelInfo(
+                name,
+                "transcription",
+                _ENGINE,
+                licences.get(model, ""),
+                tuple(whisper.languages),
+                is_default=not self._infos,
+            )
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        self._infos.clear()
+        self._configured.clear()
+        self._published.clear()
+
+    def infos(self) -> dict[str, ModelInfo]:
+        """What can be asked for now, by name, the default first."""
+        return self._infos | {name: info for name, info in self._find_published() if name not in self._infos}
+
+    def info(self, name: str) -> ModelInfo:
+        """One of them; "" is the default.
+
+        Raises:
+            ModelNotFound: names those there are.
+        """
+        infos = self.infos()
+        check_model(name, infos)
+        return infos[name or next(iter(infos))]
+
+    def open(self, name: str) -> Whisper:
+        """The model of that name, loaded where it was not; takes seconds, so it is for worker threads.
+
+        Raises:
+            ModelNotFound: no such model, or it was deleted since the request was accepted.
+            WeightsError: a published model cannot be loaded.
+        """
+        if name in self._configured:
+            return self._configured[name]
+        with self._lock:
+            self.info(name)
+            folder = self._settings.published_models / name
+            version = (folder / CARD).stat().st_mtime_ns
+            held = self._published.pop(name, None)
+            if held is None or held[0] != version:
+                held = (version, self._open(folder))
+            self._published[name] = held
+            while len(self._published) > self._settings.max_published_models:
+                self._published.popitem(last=False)
+            return held[1]
+
+    def _find_published(self) -> Iterator[tuple[str, ModelInfo]]:
+        for card in sorted(self._settings.published_models.glob(f"*/{CARD}")):
+            name = card.parent.name
+            try:
+                about = json.loads(card.read_text(encoding="utf-8"))
+                languages = tuple(map(str, about["languages"]))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("published model left out", model=name, error=str(error))
+                continue
+            if _NAME.fullmatch(name):
+                yield name, ModelInfo(name, "transcription", _ENGINE, str(about.get("licence", "")), languages)
+
+    def _open(self, folder: Path) -> Whisper:
+        settings = self._settings
+        return Whisper(
+            folder,
+            device=settings.device,
+            compute_type=settings.compute_type,
+            cpu_threads=settings.cpu_threads,
+            workers=settings.max_workers,
+            beam_size=settings.beam_size,
+            min_context_s=settings.min_context_s,
+        )
