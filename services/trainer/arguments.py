@@ -1,0 +1,127 @@
+"""From the command line, a file or JSON to a recipe's configuration; what is not a setting is refused."""
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from narrative.errors import InvalidParameter
+
+C = TypeVar("C", bound=BaseModel)
+_OPTION_HINT = "; --help lists those there are"
+
+
+def read_config(cls: type[C], arguments: Sequence[str]) -> C:
+    """Builds a configuration of ``--config FILE`` (YAML or JSON, '-' reads standard input), ``--json TEXT`` and flags.
+
+    Flags win over JSON, JSON over the file.
+
+    Raises:
+        InvalidParameter: an unknown setting (names the nearest), a value out of range, a file that is not readable.
+    """
+    values: dict[str, Any] = {}
+    flags = _split(cls, arguments)
+    for source in flags.pop("config", []):
+        values |= _checked_names(cls, _read_file(source), source)
+    for text in flags.pop("json", []):
+        values |= _checked_names(cls, _mapping(text, "--json"), "--json")
+    for name, given in flags.items():
+        values[name] = given if _is_list(cls, name) and len(given) > 1 else given[-1]
+    for name, value in values.items():
+        if _is_list(cls, name) and isinstance(value, str):
+            values[name] = [part for part in value.split(",") if part]
+    return validated(cls, values)
+
+
+def validated(cls: type[C], values: dict[str, Any]) -> C:
+    """Builds a configuration of values by name.
+
+    Raises:
+        InvalidParameter: every value that is not accepted, one a line.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            (".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))
+            for problem in error.errors()
+        ]
+        lines = [f"{name}: {message}" if name else message for name, message in problems]
+        raise InvalidParameter("\n".join(lines), field=problems[0][0]) from error
+
+
+def _split(cls: type[BaseModel], arguments: Sequence[str]) -> dict[str, list[Any]]:
+    flags: dict[str, list[Any]] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            raise InvalidParameter(f"{argument!r} stands alone; settings are written --name VALUE{_OPTION_HINT}")
+        name, has_value, value = argument[2:].partition("=")
+        name = _plain(name)
+        if name in ("config", "json"):
+            pass
+        elif name.startswith("no_") and name not in cls.model_fields and _is_switch(cls, name[3:]):
+            flags.setdefault(name[3:], []).append(False)
+            continue
+        else:
+            name = _known(cls, name, argument.partition("=")[0])
+        if not has_value:
+            if _is_switch(cls, name) and (not rest or rest[0].startswith("--")):
+                flags.setdefault(name, []).append(True)
+                continue
+            if not rest:
+                raise InvalidParameter(f"{argument} needs a value", field=name)
+            value = rest.pop(0)
+        flags.setdefault(name, []).append(value)
+    return flags
+
+
+def _checked_names(cls: type[BaseModel], values: dict[str, Any], source: str) -> dict[str, Any]:
+    return {_known(cls, _plain(str(name)), f"{source}: {name}"): value for name, value in values.items()}
+
+
+def _known(cls: type[BaseModel], name: str, written: str) -> str:
+    if name in cls.model_fields:
+        return name
+    close = difflib.get_close_matches(name, cls.model_fields, 1)
+    hint = f"; did you mean {close[0]}?" if close else _OPTION_HINT
+    raise InvalidParameter(f"{written} is not a setting{hint}", field=name)
+
+
+def _plain(name: str) -> str:
+    """``trainBatchSize`` and ``train-batch-size`` to ``train_batch_size``."""
+    words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+    return words.replace("-", "_").lstrip("_")
+
+
+def _is_switch(cls: type[BaseModel], name: str) -> bool:
+    return name in cls.model_fields and cls.model_fields[name].annotation is bool
+
+
+def _is_list(cls: type[BaseModel], name: str) -> bool:
+    return get_origin(cls.model_fields[name].annotation) in (list, tuple)
+
+
+def _read_file(source: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidParameter(f"--config {source}: not readable: {error}", field="config") from error
+    return _mapping(text, source)
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
+    try:
+        # JSON may be indented with tabs, which YAML refuses.
+        content = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InvalidParameter(f"{source}: neither YAML nor JSON: {error}", field="config") from error
+    if not isinstance(content, dict):
+        raise InvalidParameter(f"{source}: settings by name are expected, not {type(content).__name__}", field="config")
+    return content

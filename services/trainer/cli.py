@@ -1,0 +1,122 @@
+"""`python -m services.trainer.cli RECIPE`: runs one training and prints its result as JSON; `narrate train` calls it.
+
+Standard output gets one JSON object, standard error everything else. Exit status: 0 trained, 1 something was wrong,
+143 stopped by a signal with a checkpoint saved.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from narrative.errors import Cancelled, NarrativeError, NotFound
+from services.trainer import recipes
+from services.trainer.arguments import read_config
+from services.trainer.config import RecipeConfig, Settings
+
+STOPPED = 143
+
+
+def names() -> list[str]:
+    """All recipes."""
+    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__) if module.ispkg)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _list_recipes()
+        return 0
+    recipe, *rest = arguments
+    result: dict[str, Any] = {"success": False}
+    try:
+        config_class = _config_class(recipe)
+        if {"-h", "--help"} & set(rest):
+            _help(recipe, config_class)
+            return 0
+        result = _train(recipe, read_config(config_class, rest))
+        status = 0
+    except NarrativeError as error:
+        Console(stderr=True).print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)
+        result["error"] = error.message
+        status = STOPPED if isinstance(error, Cancelled) else 1
+    sys.stdout.write(f"{json.dumps(result, ensure_ascii=False)}\n")
+    return status
+
+
+def _train(recipe: str, config: RecipeConfig) -> dict[str, Any]:
+    # What takes seconds to import comes after everything that can be wrong with the settings.
+    from services.trainer.failures import clear_errors
+    from services.trainer.progress import Progress
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    training = importlib.import_module(f"{recipes.__name__}.{recipe}.train")
+    with clear_errors():
+        result: dict[str, Any] = training.run(config, Progress(config.progress)).model_dump(
+            mode="json", by_alias=True, exclude_none=True
+        )
+    return result
+
+
+def _config_class(recipe: str) -> type[RecipeConfig]:
+    if recipe not in names():
+        raise NotFound(f"no recipe {recipe!r}; there are {', '.join(names())}", field="recipe")
+    config: type[RecipeConfig] = importlib.import_module(f"{recipes.__name__}.{recipe}.config").Config
+    return config
+
+
+def _list_recipes() -> None:
+    out = Console()
+    out.print("Usage: narrate train RECIPE [--SETTING VALUE ...]\n\nRecipes:", highlight=False)
+    for name in names():
+        summary = (importlib.import_module(f"{recipes.__name__}.{name}").__doc__ or "").strip().splitlines()[0]
+        out.print(f"  {name:<14} {summary}", highlight=False)
+    out.print("\n`narrate train RECIPE --help` lists the settings of a recipe.", highlight=False)
+
+
+def _help(recipe: str, config: type[RecipeConfig]) -> None:
+    """Settings under the heading of the class that brings them, those of the recipe first."""
+    out = Console(highlight=False)
+    package = importlib.import_module(f"{recipes.__name__}.{recipe}")
+    out.print(f"Usage: narrate train {recipe} [--config FILE] [--json TEXT] [--SETTING VALUE ...]\n", markup=False)
+    out.print(f"{(package.__doc__ or '').strip()}\n", markup=False)
+    out.print(
+        "FILE is YAML or JSON ('-' reads it from standard input); flags win over both. Names may be written\n"
+        "--train-batch-size, train_batch_size or trainBatchSize. Switches: --NAME or --no-NAME.",
+        markup=False,
+    )
+    shown: set[str] = set()
+    for group in [cls for cls in config.__mro__ if issubclass(cls, Settings)]:
+        fields = [name for name in config.model_fields if name in vars(group).get("__annotations__", {})]
+        fields = [name for name in fields if name not in shown]
+        shown |= set(fields)
+        if not fields:
+            continue
+        table = Table.grid(padding=(0, 2))
+        for name in fields:
+            field = config.model_fields[name]
+            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+            table.add_row(f"--{name.replace('_', '-')}", f"[dim]{escape(default)}[/]", escape(field.description or ""))
+        out.print(f"\n[bold]{(group.__doc__ or group.__name__).splitlines()[0]}[/]")
+        out.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "-" if value is None or value == "" else str(value)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
