@@ -23,10 +23,10 @@ down: ## Stop the ensemble
 models: $(VENV)/.embedded ## Fetch and verify the weights of the embedded profile
 	$(BIN)/narrate models pull
 
-test: $(VENV)/.dev ## Run the unit, integration and end-to-end tests
+test: $(VENV)/.dev $(BIN)/kubectl ## Run the unit, integration and end-to-end tests
 	$(BIN)/pytest -m "not vllm and not pyannote"
 
-test-unit: $(VENV)/.dev ## Run the unit tests (no sockets, no weights)
+test-unit: $(VENV)/.dev $(BIN)/kubectl ## Run the unit tests (no sockets, no weights)
 	$(BIN)/pytest tests/unit
 
 test-integration: $(VENV)/.dev ## Run the integration tests (real servers, real small weights)
@@ -74,3 +74,6 @@ $(VENV)/.embedded: pyproject.toml requirements.lock hatch_build.py $(PROTOS) | $
 $(VENV)/.dev: pyproject.toml requirements.lock hatch_build.py $(PROTOS) | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[embedded,trainer,tracing,dev]'
 	@touch $@ $(VENV)/.embedded
+
+$(BIN)/kubectl: deploy/tools/kubectl.py $(VENV)/.dev
+	$(BIN)/python deploy/tools/kubectl.py $@

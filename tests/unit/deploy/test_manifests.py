@@ -1,0 +1,297 @@
+"""What Kubernetes would say about the rendered objects, and what we promise about them."""
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from rendering import ROOT, WORKLOADS, Object, Overlay, containers_of, pod_of, render
+
+KUBERNETES = ["1.34", "1.35", "1.36", "1.37"]
+# Of KEDA's ScaledObject, whose schema the package index does not have; ours was checked against KEDA's own once.
+SCALED_OBJECT_FIELDS = {
+    "scaleTargetRef",
+    "minReplicaCount",
+    "maxReplicaCount",
+    "pollingInterval",
+    "cooldownPeriod",
+    "advanced",
+    "triggers",
+}
+
+
+def names(objects: list[Object]) -> set[str]:
+    return {one["metadata"]["name"] for one in objects}
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_every_object_matches_the_schema_of_kubernetes(overlay: Overlay, version: str) -> None:
+    for one in overlay.objects:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_a_misspelt_field_does_not_match(overlay: Overlay) -> None:
+    workload = overlay.named("Deployment", "asr")
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**workload, "spec": {**workload["spec"], "replica": 2}}, "1.37", strict=True)
+
+
+def test_pods_keep_to_the_restricted_standard(overlay: Overlay) -> None:
+    assert overlay.named("Namespace", "narrative")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == (
+        "restricted"
+    )
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "secret", "projected"}
+    for workload in overlay.workloads():
+        pod = pod_of(workload)
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        for volume in pod["volumes"]:
+            assert set(volume) - {"name"} <= allowed
+        for container in containers_of(workload):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_every_container_has_limits(overlay: Overlay) -> None:
+    for workload in overlay.workloads():
+        for container in containers_of(workload):
+            assert {"cpu", "memory"} <= set(container["resources"]["limits"]), container["name"]
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]), container["name"]
+
+
+def test_every_scratch_volume_is_bounded(overlay: Overlay) -> None:
+    for workload in overlay.workloads():
+        for volume in pod_of(workload)["volumes"]:
+            assert "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"]
+
+
+def test_images_are_pinned(overlay: Overlay) -> None:
+    for workload in overlay.workloads():
+        for container in containers_of(workload):
+            _, _, tag = container["image"].partition(":")
+            assert tag, container["image"]
+            assert tag != "latest"
+
+
+def test_every_process_is_probed(overlay: Overlay) -> None:
+    for workload in overlay.workloads():
+        (container,) = pod_of(workload)["containers"]
+        ports = {port["containerPort"] for port in container["ports"]} | {port["name"] for port in container["ports"]}
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+            probe = container[kind]
+            asked = probe.get("grpc") or probe["httpGet"]
+            assert asked["port"] in ports
+        startup = container["startupProbe"]
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 120
+
+
+def test_liveness_of_a_service_needs_no_weights(overlay: Overlay) -> None:
+    for name in ("asr", "prompt", "translation", "diffusion"):
+        (container,) = pod_of(overlay.named("Deployment", name))["containers"]
+        assert container["livenessProbe"]["grpc"]["service"] == "liveness"
+        assert container["startupProbe"]["grpc"]["service"] == "liveness"
+        assert "service" not in container["readinessProbe"]["grpc"]
+
+
+def test_clients_see_every_replica_of_a_service(overlay: Overlay) -> None:
+    for name in ("asr", "prompt", "translation", "diffusion"):
+        assert overlay.named("Service", name)["spec"]["clusterIP"] == "None"
+
+
+def test_services_select_pods_that_there_are(overlay: Overlay) -> None:
+    pods = [one["spec"]["template"]["metadata"]["labels"] for one in overlay.workloads()]
+    for service in overlay.of("Service", "PodDisruptionBudget"):
+        selector = service["spec"]["selector"]
+        wanted = selector.get("matchLabels", selector)
+        assert any(wanted.items() <= labels.items() for labels in pods), service["metadata"]["name"]
+
+
+def test_every_workload_may_be_disrupted_but_not_whole(overlay: Overlay) -> None:
+    budgets = names(overlay.of("PodDisruptionBudget"))
+
+    assert budgets == names(overlay.workloads())
+
+
+def test_what_is_mentioned_exists(overlay: Overlay) -> None:
+    claims = names(overlay.of("PersistentVolumeClaim"))
+    accounts = names(overlay.of("ServiceAccount"))
+    classes = names(overlay.of("PriorityClass"))
+    config_maps = names(overlay.of("ConfigMap"))
+    for workload in overlay.workloads():
+        pod = pod_of(workload)
+        assert pod["serviceAccountName"] in accounts
+        assert pod["priorityClassName"] in classes
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        volumes |= {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
+        for volume in pod["volumes"]:
+            assert "persistentVolumeClaim" not in volume or volume["persistentVolumeClaim"]["claimName"] in claims
+        for container in containers_of(workload):
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            assert {source["configMapRef"]["name"] for source in container.get("envFrom", [])} <= config_maps
+
+
+def test_secrets_are_only_mentioned(overlay: Overlay) -> None:
+    assert overlay.of("Secret") == []
+    secret = ("API_KEY", "ACCESS_KEY", "PASSWORD", "_TOKEN", "SECRET", "DATABASE_URL")
+    for one in overlay.of("ConfigMap"):
+        assert not [name for name in one["data"] if any(word in name for word in secret)], one["metadata"]["name"]
+    for workload in overlay.workloads():
+        for container in containers_of(workload):
+            for entry in container.get("env", []):
+                assert "value" not in entry or not any(word in entry["name"] for word in secret), entry["name"]
+
+
+def test_gateways_that_share_work_share_what_it_is_kept_in(overlay: Overlay) -> None:
+    gateway = overlay.named("StatefulSet", "gateway")
+    variables = {entry["name"]: entry for entry in pod_of(gateway)["containers"][0]["env"]}
+
+    executor = variables["NARRATIVE_GATEWAY__EXECUTOR_ID"]["valueFrom"]
+    assert executor["fieldRef"]["fieldPath"] == "metadata.name"
+    if gateway["spec"]["replicas"] > 1:
+        assert {"NARRATIVE_DATABASE_URL", "NARRATIVE_GATEWAY__OBJECT_STORE_URL"} <= set(variables)
+
+
+def test_whoever_asks_for_a_gpu_tolerates_its_taint(overlay: Overlay) -> None:
+    for workload in overlay.workloads():
+        (container,) = pod_of(workload)["containers"]
+        if "nvidia.com/gpu" in container["resources"]["limits"]:
+            assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod_of(workload)[
+                "tolerations"
+            ]
+
+
+def test_on_cuda_only_with_a_gpu(overlay: Overlay) -> None:
+    for name in ("asr", "diffusion"):
+        workload = overlay.named("Deployment", name)
+        (container,) = pod_of(workload)["containers"]
+        device = overlay.environment(workload).get(f"NARRATIVE_{name.upper()}__DEVICE", "cpu")
+        has_gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+
+        assert (device == "cuda") == has_gpu == container["image"].endswith("-cuda")
+
+
+class TestNetwork:
+    """Who may speak to whom: an egress rule and an ingress rule must both say yes."""
+
+    def test_all_is_denied_first(self, overlay: Overlay) -> None:
+        policy = overlay.named("NetworkPolicy", "default-deny")["spec"]
+
+        assert policy == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+    @pytest.mark.parametrize(
+        ("client", "server", "port"),
+        [
+            ("gateway", "asr", 50051),
+            ("gateway", "prompt", 50052),
+            ("gateway", "translation", 50053),
+            ("gateway", "diffusion", 50054),
+            ("prompt", "LLM", 0),
+        ],
+    )
+    def test_who_needs_it_gets_through(self, overlay: Overlay, client: str, server: str, port: int) -> None:
+        llm, llm_port = ("llama", 8081) if "llama" in names(overlay.workloads()) else ("vllm", 8000)
+        server, port = (llm, llm_port) if server == "LLM" else (server, port)
+
+        assert allowed(overlay, client, server, port)
+
+    def test_nobody_else_does(self, overlay: Overlay) -> None:
+        llm, llm_port = ("llama", 8081) if "llama" in names(overlay.workloads()) else ("vllm", 8000)
+        ports = {"asr": 50051, "prompt": 50052, "translation": 50053, "diffusion": 50054, llm: llm_port}
+        for server, port in ports.items():
+            clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, server, port)}
+            assert clients == ({"prompt"} if server == llm else {"gateway"}), server
+
+
+def allowed(overlay: Overlay, client: str, server: str, port: int) -> bool:
+    """Whether pods of one app may open a connection to a port of another in the namespace."""
+    out = any(_rule_allows(rule, "to", server, port) for rule in _rules(overlay, client, "egress"))
+    into = any(_rule_allows(rule, "from", client, port) for rule in _rules(overlay, server, "ingress"))
+    return out and into
+
+
+def _rules(overlay: Overlay, app: str, direction: str) -> list[dict[str, Any]]:
+    return [
+        rule
+        for policy in overlay.of("NetworkPolicy")
+        if _selects(policy["spec"]["podSelector"], app)
+        for rule in policy["spec"].get(direction, [])
+    ]
+
+
+def _rule_allows(rule: dict[str, Any], side: str, app: str, port: int) -> bool:
+    peers = rule.get(side)
+    by_peer = peers is None or any(
+        "namespaceSelector" not in peer and _selects(peer.get("podSelector", {}), app) for peer in peers
+    )
+    return by_peer and ("ports" not in rule or any(entry["port"] == port for entry in rule["ports"]))
+
+
+def _selects(selector: dict[str, Any], app: str) -> bool:
+    label = "app.kubernetes.io/name"
+    if not set(selector) <= {"matchLabels", "matchExpressions"}:
+        raise AssertionError(selector)
+    return selector.get("matchLabels", {}).get(label, app) == app and all(
+        expression["key"] == label and expression["operator"] == "In" and app in expression["values"]
+        for expression in selector.get("matchExpressions", [])
+    )
+
+
+def test_every_component_is_rendered_by_some_test() -> None:
+    components = {path.name for path in (ROOT / "k8s" / "components").iterdir()}
+    used = "".join(path.read_text() for path in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml"))
+
+    assert components - {name for name in components if f"components/{name}\n" in used} == set(OPTIONAL)
+
+
+OPTIONAL = {
+    "autoscaling-keda": ["gpu", "vllm"],
+    "local-model-cache": ["llama"],
+    "tracing": ["llama"],
+}
+
+
+@pytest.mark.parametrize("component", sorted(OPTIONAL))
+def test_optional_components(component: str, tmp_path: Path) -> None:
+    objects = render(with_components(tmp_path, [*OPTIONAL[component], component, "pod-security"]))
+    overlay = Overlay(component, objects)
+
+    for one in objects:
+        if one["kind"] != "ScaledObject":
+            kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
+    if component == "autoscaling-keda":
+        scaled = overlay.named("ScaledObject", "diffusion")["spec"]
+        assert set(scaled) == SCALED_OBJECT_FIELDS
+        assert "replicas" not in overlay.named("Deployment", scaled["scaleTargetRef"]["name"])["spec"]
+        for trigger in scaled["triggers"]:
+            assert {"serverAddress", "query", "threshold"} <= set(trigger["metadata"])
+    if component == "local-model-cache":
+        assert overlay.of("PersistentVolumeClaim") == []
+        for name in ("asr", "diffusion", "llama"):
+            volumes = {volume["name"]: volume for volume in pod_of(overlay.named("Deployment", name))["volumes"]}
+            assert set(volumes["models"]) == {"name", "emptyDir"}
+    if component == "tracing":
+        environment = overlay.environment(overlay.named("Deployment", "asr"))
+        assert environment["NARRATIVE_OTLP_ENDPOINT"].endswith(":4317")
+
+
+def with_components(folder: Path, components: list[str]) -> Path:
+    """An overlay of base and some components; kustomize wants relative paths."""
+    up = Path(*[".."] * len(folder.resolve().parts[1:])) / ROOT.relative_to("/") / "k8s"
+    lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", f"resources: [{up}/base]"]
+    lines += ["components:", *(f"  - {up}/components/{name}" for name in components)]
+    (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_autoscaler_owns_the_number_of_replicas(overlay: Overlay) -> None:
+    for scaler in overlay.of("HorizontalPodAutoscaler"):
+        target = scaler["spec"]["scaleTargetRef"]
+        assert target["kind"] in WORKLOADS
+        assert "replicas" not in overlay.named(target["kind"], target["name"])["spec"]
