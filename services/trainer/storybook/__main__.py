@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     try:
         _run(args)
-    except (cutouts.CutoutError, concepts.ConceptError, FileNotFoundError) as error:
+    except (cutouts.CutoutError, concepts.ConceptError, dataset.EditionError, FileNotFoundError) as error:
         logging.error("%s", error)  # noqa: TRY400  (a traceback would hide the one line that helps)
         return 1
     return 0

@@ -13,9 +13,9 @@ QUALITY_TAIL = "detailed illustration, realistic light, high quality"
 PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "forest": ("in the forest", "in a green forest", "in the woods", "among the trees of a forest"),
     "meadow": ("in a meadow", "on the green grass", "in a field of flowers", "on a green meadow", "in a grassy field"),
-    "park": ("in the park", "in a city park", "on the green grass in a park", "in a garden"),
+    "park": ("in the park", "in a city park", "on the green grass in a park"),
     "farm": ("on a farm", "by a red barn", "in the countryside", "in a farmyard"),
-    "sea": ("on the sea", "at sea", "in the ocean", "on the waves", "in a harbour"),
+    "sea": ("on the sea", "at sea", "in the ocean", "on the waves"),
     "beach": ("on the beach", "on a sandy beach", "by the sea", "on the shore"),
     "lake": ("by a lake", "at a quiet lake", "on a mountain lake", "snowy mountains and a quiet lake"),
     "mountains": (
@@ -30,6 +30,12 @@ PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "room": ("in a room", "in a living room", "at home", "in a cozy room", "indoors", "in a room with a window"),
     "kitchen": ("in the kitchen", "in a kitchen", "in a bright kitchen"),
     "underwater": ("under water", "underwater", "at the bottom of the sea", "deep in the sea"),
+    "harbour": ("in the harbour", "in a harbour", "at the harbour", "in a small port", "by the quay"),
+    "castle": ("at the castle", "in front of a castle", "in a castle courtyard", "by a stone castle"),
+    "village": ("in the village", "in a small village", "on a village lane", "among the cottages of a village"),
+    "garden": ("in the garden", "in a flower garden", "by a white garden fence", "among the flower beds"),
+    "classroom": ("in the classroom", "in a classroom", "at school", "by the blackboard", "in a school room"),
+    "nightsky": ("in the night sky", "in the sky at night", "under the moon and stars", "high in the starry sky"),
     "space": ("in space", "in outer space", "among the stars", "in the starry cosmos"),
 }
 TIME_WORDS: dict[str, tuple[str, ...]] = {
@@ -45,7 +51,15 @@ WEATHER_WORDS: dict[str, tuple[str, ...]] = {
     "snow": ("snow is falling", "snowfall", "falling snow"),
     "fog": ("in the fog", "fog", "foggy", "mist"),
 }
+_TIMELESS = ("space", "underwater", "nightsky")
+"""Places that have one light only, of which nothing is said."""
+
 NUMBERS = {2: "two", 3: "three"}
+_CONVERSES = {
+    "in front of": "behind",
+    "to the left of": "to the right of",
+    "to the right of": "to the left of",
+}
 _IRREGULAR = {
     "fish": "fish",
     "sheep": "sheep",
@@ -55,11 +69,25 @@ _IRREGULAR = {
     "mouse": "mice",
     "wolf": "wolves",
     "deer": "deer",
+    "moose": "moose",
+    "bison": "bison",
+    "goose": "geese",
+    "ox": "oxen",
+    "policeman": "policemen",
+    "shrimp": "shrimp",
+    "squid": "squid",
+    "foot": "feet",
+    "leaf": "leaves",
+    "knife": "knives",
 }
 
 
 def plural(name: str) -> str:
     """Return the plural of a concept's name; the last word is the noun."""
+    for joint in (" of ", " with ", " on ", " in "):
+        if joint in name:
+            head, _, rest = name.partition(joint)
+            return plural(head) + joint + rest
     head, _, noun = name.rpartition(" ")
     if noun in _IRREGULAR:
         noun = _IRREGULAR[noun]
@@ -100,11 +128,13 @@ def _relate(first: str, relation: Relation, second: str, subject: Subject, rng: 
         verb = (
             rng.choice(("", "", "sitting ", "lying "))
             if subject.concept.kind == "animal"
-            else rng.choice(("", "", "lying "))
+            else (rng.choice(("sitting ", "seated ", "")) if subject.pose else rng.choice(("", "", "lying ")))
         )
         return f"{first} {verb}on {second}"
     if relation.word == "next to":
         return f"{first} {rng.choice(('next to', 'beside', 'near', 'and', 'with'))} {second}"
+    if relation.word in _CONVERSES and rng.random() < 0.25:
+        return f"{second} {_CONVERSES[relation.word]} {first}"
     return f"{first} {relation.word} {second}"
 
 
@@ -113,8 +143,9 @@ def sentence(description: Description, rng: random.Random) -> str:
     subjects = description.subjects
     phrases = [noun_phrase(subject, rng) for subject in subjects]
     for i, subject in enumerate(subjects):
-        if subject.pose == "sitting":
-            phrases[i] += rng.choice((" sitting", " is sitting", " sitting on the ground"))
+        seated = any(relation.word == "on" and relation.first == i for relation in description.relations)
+        if subject.pose == "sitting" and not seated:
+            phrases[i] += rng.choice((" sitting", " is sitting", " sitting on the ground", " sits"))
         elif subject.pose == "standing" and rng.random() < 0.25:
             phrases[i] += rng.choice((" standing", " is standing", " stands"))
     said: set[int] = set()
@@ -136,7 +167,7 @@ def sentence(description: Description, rng: random.Random) -> str:
     who = " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
     where = rng.choice(PLACE_WORDS[description.place]) if not parts or rng.random() < 0.92 else ""
     timed = len(STYLES[description.style].words) and STYLES[description.style].colourful
-    moments = TIME_WORDS[description.time] if timed and description.place not in ("space", "underwater") else ("",)
+    moments = TIME_WORDS[description.time] if timed and description.place not in _TIMELESS else ("",)
     when = rng.choice(moments)
     weather = rng.choice(WEATHER_WORDS[description.weather]) if timed and _has_weather(description) else ""
     order = [who, where, when, weather] if rng.random() < 0.8 else [when, who, where, weather]
@@ -144,20 +175,27 @@ def sentence(description: Description, rng: random.Random) -> str:
 
 
 def _has_weather(description: Description) -> bool:
-    return description.place not in ("room", "kitchen", "space", "underwater")
+    return description.place not in (*_TIMELESS, "room", "kitchen", "classroom")
 
 
 def _tags(description: Description, rng: random.Random) -> list[str]:
     """Short details of 1-5 words, as the prompt service writes them."""
     tags = [noun_phrase(subject, rng) for subject in description.subjects]
     tags.append(rng.choice(PLACE_WORDS[description.place]).removeprefix("in ").removeprefix("on ").removeprefix("the "))
-    if STYLES[description.style].colourful and description.place not in ("space", "underwater"):
+    if STYLES[description.style].colourful and description.place not in _TIMELESS:
         tags.append(rng.choice(TIME_WORDS[description.time]))
         if _has_weather(description):
             tags.append(rng.choice(WEATHER_WORDS[description.weather]))
     tags = [tag for tag in tags if tag]
     rng.shuffle(tags)
     return tags[:4]
+
+
+def held_out_caption(description: Description, rng: random.Random) -> str:
+    """Return a caption in a wording that no training caption has, to tell reading from remembering."""
+    style, said = rng.choice(STYLES[description.style].words), sentence(description, rng)
+    frames = ("{style} showing {said}", "{said} drawn as {style}", "we see {said}; {style}", "here is {said} ({style})")
+    return rng.choice(frames).format(style=style, said=said)
 
 
 def caption(description: Description, rng: random.Random) -> str:

@@ -11,12 +11,23 @@ import yaml
 
 CONCEPTS_FILE = Path(__file__).with_name("concepts.yaml")
 
+GROUPS = {
+    "outdoors": (
+        "meadow", "forest", "park", "street", "mountains", "lake", "beach", "snow", "farm",
+        "harbour", "castle", "village", "garden",
+    ),
+    "table": ("room", "kitchen"),
+}  # fmt: skip
+GROUPS["everywhere"] = (*GROUPS["outdoors"], "room", "kitchen", "classroom")
+"""Names for what many concepts share; ``places`` of an entry may name them."""
+
 HEIGHTS = {"small": 0.24, "medium": 0.38, "large": 0.50, "huge": 0.64, "wide": 0.25, "widelarge": 0.32}
 """Height of a size class as a fraction of the picture, for a subject that stands alone in the middle distance."""
 
 KINDS = frozenset(
     [
         "person",
+        "figure",
         "head",
         "animal",
         "vehicle",
@@ -68,6 +79,11 @@ class Concept:
         return (self.name, *self.synonyms)
 
 
+def _places(names: list[str]) -> tuple[str, ...]:
+    """Replace groups by their places; each is named once."""
+    return tuple(dict.fromkeys(place for name in names for place in GROUPS.get(name, (name,))))
+
+
 def parse(entries: list[dict[str, Any]]) -> dict[str, Concept]:
     """Turn YAML entries into concepts by name; raise ``ConceptError`` on a bad or repeated entry."""
     concepts: dict[str, Concept] = {}
@@ -81,7 +97,7 @@ def parse(entries: list[dict[str, Any]]) -> dict[str, Concept]:
                 icon=str(fields.pop("icon")),
                 kind=str(fields.pop("kind")),
                 height=HEIGHTS[fields.pop("size")],
-                places=tuple(fields.pop("places")),
+                places=_places(fields.pop("places")),
                 weight=float(fields.pop("weight")),
                 colours=tuple(fields.pop("colours", ())),
                 **fields,

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import resvg_py
 from PIL import Image
 
-RENDER_PX = 192
-"""Longer side of a rendered cut-out; the largest subject of a 128 px scene is pasted smaller than this."""
+RENDER_PX = 256
+"""Width of a rendered cut-out; hardly any subject of a 256 px scene is shown larger than this."""
 
 
 class CutoutError(RuntimeError):

@@ -14,8 +14,24 @@ from services.trainer.storybook.plan import Planner
 from services.trainer.storybook.scenes import Composer
 
 SHARD_SCENES = 500
-HELD_OUT_SEED = 1_000_000_000
-"""Scenes of this seed and above are never trained on."""
+EDITION = "2"
+"""Changes whenever the same seed would give another scene, so that captions are never put to pictures of another."""
+
+
+class EditionError(ValueError):
+    """Scenes on disk were composed by another edition of the concepts and the planner."""
+
+
+def check_edition(work_dir: Path) -> None:
+    """Raise ``EditionError`` unless the shards of ``work_dir``, if any, are of the present edition."""
+    folder = work_dir / "scenes"
+    mark = folder / "edition"
+    found = mark.read_text(encoding="utf-8").strip() if mark.exists() else "1"
+    if found != EDITION and any(folder.glob("*.npy")):
+        raise EditionError(
+            f"{folder} holds scenes of edition {found}, but this code plans edition {EDITION}: their captions would "
+            "not fit; compose new ones in another --work-dir (the tokenizer and text_to_image.pt may be copied there)"
+        )
 
 
 def open_composer(work_dir: Path, size_px: int) -> Composer:
@@ -29,13 +45,19 @@ def shard_path(work_dir: Path, size_px: int, shard: int) -> Path:
 
 
 def write_shards(work_dir: Path, size_px: int, first: int, last: int) -> None:
-    """Compose shards ``first`` to ``last`` (excluded); shards already there are kept."""
+    """Compose shards ``first`` to ``last`` (excluded); shards already there are kept.
+
+    Raises:
+        EditionError: if the folder holds scenes of another edition.
+    """
+    check_edition(work_dir)
     composer = open_composer(work_dir, size_px)
     for shard in range(first, last):
         path = shard_path(work_dir, size_px, shard)
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / "edition").write_text(EDITION, encoding="utf-8")
         seeds = range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES)
         images = np.stack([np.asarray(composer.compose(seed).image) for seed in seeds])
         temporary = path.with_suffix(".tmp")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import random
 
-import numpy as np
 from PIL import Image, ImageDraw
 
-from services.trainer.storybook.light import CANVAS_PX, DULL, INDOOR_LIGHT, LIGHT, Colour, darken, sky
+from services.trainer.storybook.light import CANVAS_PX, DULL, INDOOR_LIGHT, LIGHT, Colour, darken, gradient, sky
 
 WINDOW_X = 0.70
 """Middle of the window of a room or kitchen, as a fraction of the width."""
@@ -19,7 +18,12 @@ class Painter:
 
     def __init__(self, image: Image.Image, rng: random.Random, time: str, weather: str) -> None:
         self.image, self.rng, self.time, self.weather = image, rng, time, weather
+        self.size = image.width
         self.draw = ImageDraw.Draw(image)
+
+    def width(self, pixels: float) -> int:
+        """Return the width of a line that is ``pixels`` wide on a canvas of ``CANVAS_PX``."""
+        return max(1, round(pixels * self.size / CANVAS_PX))
 
     def lit(self, colour: Colour) -> Colour:
         light, dull = LIGHT[self.time], DULL[self.weather]
@@ -27,7 +31,7 @@ class Painter:
         return r, g, b
 
     def hills(self, horizon: float, swing: float, colour: Colour) -> None:
-        size, rng = CANVAS_PX, self.rng
+        size, rng = self.size, self.rng
         phases = [rng.random() * math.tau for _ in range(3)]
         crest = [
             (
@@ -40,11 +44,11 @@ class Painter:
         self.draw.polygon([*crest, (size, size), (0, size)], fill=self.lit(colour))
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour, *, lit: bool = True) -> None:
-        s = CANVAS_PX
+        s = self.size
         self.draw.rectangle((x0 * s, y0 * s, x1 * s, y1 * s), fill=self.lit(colour) if lit else colour)
 
     def fir(self, x: float, foot: float, height: float, colour: Colour) -> None:
-        s = CANVAS_PX
+        s = self.size
         self.box(x - height * 0.05, foot - height * 0.15, x + height * 0.05, foot, (104, 70, 44))
         for k in range(3):
             top, base, half = (
@@ -57,7 +61,7 @@ class Painter:
             )
 
     def bush(self, x: float, foot: float, height: float, colour: Colour) -> None:
-        s, r = CANVAS_PX, height * 0.36
+        s, r = self.size, height * 0.36
         self.box(x - height * 0.06, foot - height * 0.5, x + height * 0.06, foot, (112, 76, 48))
         for dx, dy in ((-0.26, 0.55), (0.26, 0.55), (0.0, 0.72)):
             cx, cy = x + dx * height, foot - dy * height
@@ -81,7 +85,7 @@ def meadow(p: Painter) -> None:
     p.hills(0.64, 0.025, (112, 184, 80))
     for _ in range(14):
         x, y = p.rng.random(), p.rng.uniform(0.70, 0.98)
-        r, s = p.rng.uniform(0.008, 0.016), CANVAS_PX
+        r, s = p.rng.uniform(0.008, 0.016), p.size
         petal = p.lit(p.rng.choice([(250, 240, 120), (250, 250, 250), (236, 110, 150)]))
         p.draw.ellipse(((x - r) * s, (y - r) * s, (x + r) * s, (y + r) * s), fill=petal)
 
@@ -91,7 +95,7 @@ def park(p: Painter) -> None:
     for k in range(4):
         p.bush(0.12 + 0.25 * k + p.rng.uniform(-0.05, 0.05), 0.62, p.rng.uniform(0.26, 0.34), (66, 146, 74))
     p.box(0, 0.62, 1, 1, (104, 182, 84))
-    s = CANVAS_PX
+    s = p.size
     p.draw.polygon(
         [(0.44 * s, 0.62 * s), (0.56 * s, 0.62 * s), (0.86 * s, s), (0.30 * s, s)], fill=p.lit((222, 202, 160))
     )
@@ -100,7 +104,7 @@ def park(p: Painter) -> None:
 def farm(p: Painter) -> None:
     p.hills(0.54, 0.03, (206, 190, 96))
     p.hills(0.64, 0.012, (124, 186, 82))
-    x, s = p.rng.uniform(0.04, 0.62), CANVAS_PX
+    x, s = p.rng.uniform(0.04, 0.62), p.size
     p.box(x, 0.44, x + 0.28, 0.66, (178, 52, 44))
     p.draw.polygon(
         [((x - 0.03) * s, 0.45 * s), ((x + 0.14) * s, 0.30 * s), ((x + 0.31) * s, 0.45 * s)], fill=p.lit((112, 40, 36))
@@ -129,7 +133,7 @@ def beach(p: Painter) -> None:
 
 
 def ridge(p: Painter, foot: float) -> None:
-    s = CANVAS_PX
+    s = p.size
     for k in range(4):
         x, h = (k + p.rng.random()) / 4, p.rng.uniform(0.30, 0.46)
         w = h * 0.85
@@ -209,48 +213,45 @@ def walls(p: Painter, wall: Colour, floor: Colour) -> None:
     p.box(0, 0, 1, 0.70, wall, lit=False)
     p.box(0, 0.70, 1, 1, floor, lit=False)
     p.box(0, 0.685, 1, 0.705, (246, 242, 232), lit=False)
-    s, x = CANVAS_PX, WINDOW_X
-    pane = sky(p.time, "clear").resize((int(0.26 * s), int(0.32 * s)))
+    s, x = p.size, WINDOW_X
+    pane = sky(p.time, "clear", s).resize((int(0.26 * s), int(0.32 * s)))
     p.image.paste(pane, (int((x - 0.13) * s), int(0.12 * s)))
     box = ((x - 0.13) * s, 0.12 * s, (x + 0.13) * s, 0.44 * s)
-    p.draw.rectangle(box, outline=(122, 86, 58), width=6)
-    p.draw.line((x * s, 0.12 * s, x * s, 0.44 * s), fill=(122, 86, 58), width=4)
-    p.draw.line(((x - 0.13) * s, 0.28 * s, (x + 0.13) * s, 0.28 * s), fill=(122, 86, 58), width=4)
+    p.draw.rectangle(box, outline=(122, 86, 58), width=p.width(6))
+    p.draw.line((x * s, 0.12 * s, x * s, 0.44 * s), fill=(122, 86, 58), width=p.width(4))
+    p.draw.line(((x - 0.13) * s, 0.28 * s, (x + 0.13) * s, 0.28 * s), fill=(122, 86, 58), width=p.width(4))
     if p.time == "night":
         p.draw.ellipse(((x + 0.03) * s, 0.16 * s, (x + 0.09) * s, 0.22 * s), fill=(255, 244, 196))
     darken(p.image, INDOOR_LIGHT[p.time])
 
 
 def underwater(p: Painter) -> None:
-    top = np.linspace(0, 1, CANVAS_PX)[:, None, None]
-    water = (np.array((64, 176, 214)) * (1 - top) + np.array((8, 54, 116)) * top) * np.ones((1, CANVAS_PX, 1))
-    p.image.paste(Image.fromarray(water.astype(np.uint8)))
+    p.image.paste(gradient((64, 176, 214), (8, 54, 116), p.size))
     p.hills(0.86, 0.02, (216, 194, 136))
-    s = CANVAS_PX
+    s = p.size
     for _ in range(4):
         x, h = p.rng.random(), p.rng.uniform(0.12, 0.26)
-        p.draw.arc(((x - 0.03) * s, (0.90 - h) * s, (x + 0.03) * s, 0.92 * s), 90, 270, fill=(36, 130, 84), width=7)
+        box = ((x - 0.03) * s, (0.90 - h) * s, (x + 0.03) * s, 0.92 * s)
+        p.draw.arc(box, 90, 270, fill=(36, 130, 84), width=p.width(7))
     for _ in range(9):
         x, y, r = p.rng.random(), p.rng.uniform(0.05, 0.8), p.rng.uniform(0.008, 0.02)
-        p.draw.ellipse(((x - r) * s, (y - r) * s, (x + r) * s, (y + r) * s), outline=(200, 236, 248), width=2)
+        p.draw.ellipse(((x - r) * s, (y - r) * s, (x + r) * s, (y + r) * s), outline=(200, 236, 248), width=p.width(2))
 
 
 def space(p: Painter) -> None:
-    top = np.linspace(0, 1, CANVAS_PX)[:, None, None]
-    dark = (np.array((6, 5, 24)) * (1 - top) + np.array((38, 16, 66)) * top) * np.ones((1, CANVAS_PX, 1))
-    p.image.paste(Image.fromarray(dark.astype(np.uint8)))
+    p.image.paste(gradient((6, 5, 24), (38, 16, 66), p.size))
     stars(p, 90, 1.0)
 
 
 def stars(p: Painter, count: int, depth: float) -> None:
-    s = CANVAS_PX
+    s = p.size
     for _ in range(count):
-        x, y, r = p.rng.random() * s, p.rng.random() * s * depth, p.rng.uniform(0.5, 1.8)
+        x, y, r = p.rng.random() * s, p.rng.random() * s * depth, p.rng.uniform(0.5, 1.8) * s / CANVAS_PX
         p.draw.ellipse((x - r, y - r, x + r, y + r), fill=(255, 252, 230))
 
 
 def heavens(p: Painter) -> None:
-    s = CANVAS_PX
+    s = p.size
     x = p.rng.uniform(0.12, 0.88)
     if p.time == "night":
         if p.weather == "clear":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 CANVAS_PX = 256
 """Side of the square a scene is drawn on before it is made smaller, which also smooths its edges."""
@@ -37,15 +37,21 @@ INDOOR_LIGHT = {
 }
 
 
-def sky(time: str, weather: str) -> Image.Image:
-    """Return the sky's gradient, RGB ``CANVAS_PX`` square."""
+def gradient(top: tuple[float, ...], bottom: tuple[float, ...], size_px: int, steepness: float = 1.0) -> Image.Image:
+    """Return a square that goes from one colour to another, which it reaches at 1 / ``steepness`` of its height."""
+    t = np.clip(np.linspace(0, steepness, size_px), 0, 1)[:, None, None]
+    column = np.array(top) * (1 - t) + np.array(bottom) * t
+    return Image.fromarray(column.astype(np.uint8)).resize((size_px, size_px), Image.Resampling.NEAREST)
+
+
+def sky(time: str, weather: str, size_px: int = CANVAS_PX) -> Image.Image:
+    """Return the sky's gradient, RGB, square."""
     top, bottom = (np.array(colour, dtype=np.float64) for colour in SKIES[time])
     if weather in ("rain", "cloudy", "fog", "snow"):
         grey = 0.3 * top.mean() + 0.7 * bottom.mean()
         share = {"rain": 0.8, "cloudy": 0.45, "fog": 0.7, "snow": 0.6}[weather]
         top, bottom = top * (1 - share) + grey * 0.72 * share, bottom * (1 - share) + grey * share
-    t = np.clip(np.linspace(0, 1.55, CANVAS_PX), 0, 1)[:, None, None]
-    return Image.fromarray(((top * (1 - t) + bottom * t) * np.ones((1, CANVAS_PX, 1))).astype(np.uint8))
+    return gradient(tuple(top), tuple(bottom), size_px, 1.55)
 
 
 def darken(image: Image.Image, light: tuple[float, float, float]) -> None:
@@ -61,18 +67,19 @@ def darken(image: Image.Image, light: tuple[float, float, float]) -> None:
 
 def fall(image: Image.Image, weather: str, rng: random.Random) -> None:
     """Draw rain, snowflakes or fog over a finished RGB scene, in place."""
-    s, draw = CANVAS_PX, ImageDraw.Draw(image)
+    s, draw = image.width, ImageDraw.Draw(image)
+    unit = s / CANVAS_PX
     if weather == "rain":
         for _ in range(80):
             x, y = rng.random() * s, rng.random() * s
-            draw.line((x, y, x - 5, y + 15), fill=(206, 220, 236), width=2)
+            draw.line((x, y, x - 5 * unit, y + 15 * unit), fill=(206, 220, 236), width=round(2 * unit))
     elif weather == "snow":
         for _ in range(70):
-            x, y, r = rng.random() * s, rng.random() * s, rng.uniform(1.5, 3.2)
+            x, y, r = rng.random() * s, rng.random() * s, rng.uniform(1.5, 3.2) * unit
             draw.ellipse((x - r, y - r, x + r, y + r), fill=(255, 255, 255))
     elif weather == "fog":
-        heights = np.linspace(0, 1, s)[:, None, None]
-        veil = 0.55 * np.exp(-(((heights - 0.5) / 0.32) ** 2)) + 0.12
-        array = np.asarray(image, dtype=np.float64)
-        mist = np.clip(array.mean() * 0.6 + 90, 90, 226)
-        image.paste(Image.fromarray((array * (1 - veil) + mist * veil).astype(np.uint8)))
+        heights = np.linspace(0, 1, s)[:, None]
+        veil = 255 * (0.55 * np.exp(-(((heights - 0.5) / 0.32) ** 2)) + 0.12)
+        mist = int(np.clip(np.mean(ImageStat.Stat(image).mean) * 0.6 + 90, 90, 226))
+        mask = Image.fromarray(veil.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+        image.paste((mist, mist, mist), mask=mask)

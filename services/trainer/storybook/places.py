@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from services.trainer.storybook import grounds
-from services.trainer.storybook.light import LIGHT, TIMES, sky
+from services.trainer.storybook import grounds, townscapes
+from services.trainer.storybook.light import CANVAS_PX, LIGHT, TIMES, sky
 
 
 class PlaceError(ValueError):
@@ -55,6 +55,12 @@ PLACES = {
         Place("room", 0.70, (), grounds.room, indoors=True),
         Place("kitchen", 0.70, (), grounds.kitchen, indoors=True),
         Place("underwater", 0.80, (), grounds.underwater, times=("day",)),
+        Place("harbour", 0.50, _OUTSIDE, townscapes.harbour),
+        Place("castle", 0.70, (*_OUTSIDE, "snow"), townscapes.castle),
+        Place("village", 0.66, (*_OUTSIDE, "snow"), townscapes.village),
+        Place("garden", 0.64, _OUTSIDE, townscapes.garden, grassy=True),
+        Place("classroom", 0.70, (), townscapes.classroom, indoors=True),
+        Place("nightsky", 0.95, (), townscapes.night_sky, times=("night",)),
         Place("space", 0.90, (), grounds.space, times=("night",)),
     )
 }
@@ -62,14 +68,14 @@ PLACES = {
 
 def light_of(place: Place, time: str) -> tuple[float, float, float]:
     """Return the gain per channel of subjects; they stay lighter than the ground so that they can be seen."""
-    if place.indoors or place.name in ("space", "underwater"):
+    if place.indoors or place.name in ("space", "nightsky", "underwater"):
         return (0.85, 0.83, 0.92) if place.indoors and time == "night" else (1.0, 1.0, 1.0)
     r, g, b = ((1.0 + gain) / 2 for gain in LIGHT[time])
     return r, g, b
 
 
-def paint(place_name: str, time: str, weather: str, rng: random.Random) -> Image.Image:
-    """Draw an empty place, RGB ``CANVAS_PX`` square.
+def paint(place_name: str, time: str, weather: str, rng: random.Random, size_px: int = CANVAS_PX) -> Image.Image:
+    """Draw an empty place, RGB, square.
 
     Raises:
         PlaceError: if the place, time or weather is unknown or cannot be had there.
@@ -79,7 +85,7 @@ def paint(place_name: str, time: str, weather: str, rng: random.Random) -> Image
         raise PlaceError(f"no place {place_name!r}; known: {', '.join(PLACES)}")
     if time not in place.times or (weather not in place.weathers and (weather != "clear" or place.weathers)):
         raise PlaceError(f"no {weather} {time} in the place {place_name!r}")
-    image = sky(time, weather)
+    image = sky(time, weather, size_px)
     painter = grounds.Painter(image, rng, time, weather)
     if not place.indoors and place.times == TIMES:
         grounds.heavens(painter)

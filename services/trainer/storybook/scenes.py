@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,13 @@ from services.trainer.storybook.light import CANVAS_PX
 from services.trainer.storybook.places import PLACES
 from services.trainer.storybook.plan import Description, Planner, Relation, Subject
 from services.trainer.storybook.styles import STYLES, Style
+
+OVERLAPPING = ("on", "under", "in front of", "window")
+"""Relations in which one thing is drawn over or close to another; the others only put them side by side."""
+
+SIDES = ("to the left of", "to the right of")
+SEATS = {"sofa": 0.44, "bench": 0.45, "chair": 0.48, "bed": 0.5}
+"""Height of a seat as a fraction of the height of the furniture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +54,16 @@ class Composer:
         """
         rng = random.Random(seed ^ 0x5CE0E)  # noqa: S311
         style = STYLES[description.style]
-        image = places.paint(description.place, description.time, description.weather, rng)
+        # Twice the size that is wanted, so that edges come out smooth; filters are drawn for CANVAS_PX.
+        side = max(CANVAS_PX, 2 * self._size_px)
+        image = places.paint(description.place, description.time, description.weather, rng, side)
         canvas = image.convert("RGBA")
         for sprite, x, foot, height, shadow in self._layout(description, style, rng):
             _paste(canvas, sprite, x, foot, height, shadow=shadow)
         image = canvas.convert("RGB")
         light.fall(image, description.weather, rng)
         if style.apply is not None:
+            image = image.resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BOX)
             image = style.apply(image, seed & 0xFFFF)
         return Scene(image.resize((self._size_px, self._size_px), Image.Resampling.BOX), description)
 
@@ -74,7 +85,7 @@ class Composer:
             sprite = self._cutouts.render(cut_set, concept.icon)
             sprite = bodies.animal(sprite) if concept.kind == "head" else sprite
             sprite = _blacken(sprite) if concept.tint == "black" else sprite
-            if concept.kind in ("animal", "head", "swim", "float") and rng.random() < 0.5:
+            if concept.kind in ("animal", "head", "figure", "swim", "float") and rng.random() < 0.5:
                 sprite = ImageOps.mirror(sprite)
         sprite = sprite.copy()
         light.darken(sprite, places.light_of(PLACES[description.place], description.time))
@@ -88,8 +99,9 @@ class Composer:
         total = sum(subject.count for subject in subjects)
         shrink = {1: 1.22, 2: 1.0}.get(total, 0.82)
         links = {relation.first: relation for relation in description.relations}
-        carriers = {relation.second: relation for relation in description.relations if relation.word == "on"}
+        carriers = {r.second for r in description.relations if r.word == "on" or _is_table_above(r, subjects)}
         slots = _slots(subjects, links, rng)
+        crowd = Counter((relation.word, relation.second) for relation in description.relations)
         boxes: dict[int, tuple[float, float, float]] = {}
         items = []
         for index, subject in sorted(enumerate(subjects), key=lambda pair: pair[0] in links):
@@ -104,13 +116,23 @@ class Composer:
             elif relation is not None and relation.second is not None:
                 other_x, other_foot, other_height = boxes[relation.second]
                 if relation.word == "on":
-                    seat = 0.44 if subjects[relation.second].concept.icon == "@sofa" else 0.97
-                    x, foot = other_x + rng.uniform(-0.12, 0.12), other_foot - other_height * seat
-                    height = min(height, 0.24 if concept.kind == "food" or concept.kind == "object" else 0.30)
+                    seat = SEATS.get(subjects[relation.second].concept.name, 0.97)
+                    place_beside = crowd[(relation.word, relation.second)]
+                    crowd[(relation.word, relation.second)] = -place_beside
+                    # Two on one table share it: the first lies to the left, the second to the right.
+                    x = other_x + (rng.uniform(-0.12, 0.12) if place_beside == 1 else 0.10 * (-1) ** (place_beside > 0))
+                    foot = other_foot - other_height * seat
+                    if concept.kind == "person":
+                        x, foot = other_x + rng.uniform(-0.04, 0.04), foot + 0.07
+                    else:
+                        height = min(height, 0.24 if concept.kind in ("food", "object") else 0.30)
+                elif relation.word == "under" and subjects[relation.second].concept.kind == "furniture":
+                    x, foot = other_x + rng.uniform(-0.05, 0.05), other_foot + 0.01
+                    height = min(height, other_height * 0.72)
                 elif relation.word in ("under", "in front of"):
                     x, foot = other_x + rng.uniform(-0.10, 0.10), min(0.97, other_foot + 0.06)
                     height = min(height, other_height * 0.62)
-                behind = 2
+                behind = 2 if relation.word in OVERLAPPING else 0
             boxes[index] = (x, foot, height)
             for k in range(subject.count):
                 offset = (k - (subject.count - 1) / 2) * min(0.62 / subject.count, height * 1.15)
@@ -120,11 +142,24 @@ class Composer:
         return [item for _, _, item in sorted(items, key=lambda entry: (entry[0], entry[1]))]
 
 
+def _is_table_above(relation: Relation, subjects: tuple[Subject, ...]) -> bool:
+    return (
+        relation.word == "under"
+        and relation.second is not None
+        and subjects[relation.second].concept.kind == "furniture"
+    )
+
+
 def _slots(subjects: tuple[Subject, ...], links: dict[int, Relation], rng: random.Random) -> dict[int, float]:
-    free = [i for i in range(len(subjects)) if i not in links or links[i].word == "next to"]
+    free = [i for i in range(len(subjects)) if i not in links or links[i].word not in OVERLAPPING]
     middles = {1: (0.5,), 2: (0.29, 0.71), 3: (0.19, 0.5, 0.81)}[max(1, len(free))]
     order = list(range(len(free)))
     rng.shuffle(order)
+    for first, relation in links.items():
+        if relation.word in SIDES and relation.second is not None:
+            left, right = (first, relation.second) if relation.word == SIDES[0] else (relation.second, first)
+            lower, upper = sorted((order[free.index(left)], order[free.index(right)]))
+            order[free.index(left)], order[free.index(right)] = lower, upper
     slots = {i: middles[order[k]] + rng.uniform(-0.05, 0.05) for k, i in enumerate(free)}
     return {i: slots.get(i, 0.5) for i in range(len(subjects))}
 
@@ -132,10 +167,12 @@ def _slots(subjects: tuple[Subject, ...], links: dict[int, Relation], rng: rando
 def _foot(concept: Concept, place: places.Place, rng: random.Random) -> float:
     if concept.kind == "sky":
         return rng.uniform(0.26, 0.42)
-    if concept.kind == "float-space" or place.name == "space":
+    if concept.kind == "float-space" or place.name in ("space", "nightsky"):
         return rng.uniform(0.62, 0.80)
     if place.name == "underwater":
         return rng.uniform(0.90, 0.95) if concept.kind in ("animal", "object") else rng.uniform(0.48, 0.78)
+    if place.name == "harbour" and concept.kind in ("float", "swim"):
+        return rng.uniform(0.68, 0.80)
     if concept.kind in ("float", "swim") or place.name == "sea":
         return rng.uniform(0.70, 0.80)
     if concept.kind in ("building", "plant") and concept.height > 0.4:
@@ -170,7 +207,7 @@ def _with_held(person: Image.Image, thing: Image.Image, concept: Concept) -> Ima
 
 
 def _paste(canvas: Image.Image, sprite: Image.Image, x: float, foot: float, height: float, *, shadow: bool) -> None:
-    size = CANVAS_PX
+    size = canvas.width
     rows = max(4, round(size * height))
     columns = max(4, round(sprite.width * rows / sprite.height))
     if columns > size * 0.94:
@@ -178,11 +215,18 @@ def _paste(canvas: Image.Image, sprite: Image.Image, x: float, foot: float, heig
     sprite = sprite.resize((columns, rows), Image.Resampling.BILINEAR)
     half = columns / 2 / size
     x = min(max(x, half - 0.02), 1.02 - half)
-    left, top = round(x * size - columns / 2), round(foot * size - rows)
-    layer = Image.new("RGBA", canvas.size)
     if shadow:
-        box = (x * size - columns * 0.45, foot * size - 5, x * size + columns * 0.45, foot * size + 5)
-        ImageDraw.Draw(layer).ellipse(box, fill=(0, 0, 0, 84))
-        layer = layer.filter(ImageFilter.BoxBlur(2))
-    layer.paste(sprite, (left, top), sprite if not shadow else sprite.getchannel("A"))
-    canvas.alpha_composite(layer)
+        unit = size / CANVAS_PX
+        dark = Image.new("RGBA", (round(columns * 0.9 + 12 * unit), round(22 * unit)))
+        edge = 6 * unit
+        ImageDraw.Draw(dark).ellipse((edge, edge, dark.width - edge, dark.height - edge), fill=(0, 0, 0, 84))
+        dark = dark.filter(ImageFilter.BoxBlur(2 * unit))
+        _overlay(canvas, dark, round(x * size - dark.width / 2), round(foot * size - dark.height / 2))
+    _overlay(canvas, sprite, round(x * size - columns / 2), round(foot * size - rows))
+
+
+def _overlay(canvas: Image.Image, sprite: Image.Image, left: int, top: int) -> None:
+    """Composite a sprite that may stick out of the canvas."""
+    cut = (max(0, -left), max(0, -top))
+    if cut[0] < sprite.width and cut[1] < sprite.height and left < canvas.width and top < canvas.height:
+        canvas.alpha_composite(sprite, (max(0, left), max(0, top)), cut)

@@ -183,7 +183,11 @@ def train(work_dir: Path, size_px: int, options: TrainOptions, size: model.Model
     """Train up to ``options.steps`` steps, resuming from the run's checkpoint; return the checkpoint.
 
     SIGTERM saves and returns; the log carries one line every 25 steps.
+
+    Raises:
+        EditionError: if the scenes are those of another edition of the planner.
     """
+    dataset.check_edition(work_dir)
     captions = dataset.CaptionBook(Planner(concepts.load()))
     latents, seeds = encode_shards(work_dir, size_px)
     tokenizer = make_tokenizer(work_dir, captions, range(20_000))

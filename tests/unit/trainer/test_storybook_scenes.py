@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from services.trainer.storybook import bodies, captions, concepts, drawings, light, places
+from services.trainer.storybook import bodies, captions, concepts, dataset, drawings, light, places
 from services.trainer.storybook.concepts import Concept, ConceptError
 from services.trainer.storybook.cutouts import CutoutError
-from services.trainer.storybook.plan import Description, Planner, Relation, Subject
+from services.trainer.storybook.plan import HELD_OUT_SEED, Description, Planner, Relation, Subject, is_held_out
 from services.trainer.storybook.scenes import Composer
 from services.trainer.storybook.styles import STYLES
 
@@ -78,6 +79,7 @@ def test_captions_name_only_what_is_drawn(all_concepts: dict[str, Concept]) -> N
             )
             for word in words
         ).split()
+        scenery += ["dress"] if any(subject.concept.skirt for subject in description.subjects) else []
         said = set(captions.caption(description, random.Random(seed)).replace(",", "").split())
         assert not (said & nouns) - drawn - set(scenery), description
 
@@ -95,14 +97,14 @@ def test_a_colourless_style_names_no_colours(all_concepts: dict[str, Concept]) -
 def test_relations_point_at_subjects(all_concepts: dict[str, Concept]) -> None:
     planner = Planner(all_concepts)
     words = set()
-    for seed in range(600):
+    for seed in range(1500):
         description = planner.plan(seed)
         for relation in description.relations:
             words.add(relation.word)
             assert 0 <= relation.first < len(description.subjects)
             assert relation.second is None or 0 <= relation.second < len(description.subjects)
             assert relation.first != relation.second
-    assert {"on", "under", "in front of", "next to", "window"} <= words
+    assert {"on", "under", "in front of", "next to", "to the left of", "to the right of", "window"} <= words
 
 
 def test_the_prompt_services_form_is_among_the_captions(all_concepts: dict[str, Concept]) -> None:
@@ -113,7 +115,16 @@ def test_the_prompt_services_form_is_among_the_captions(all_concepts: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("name", "many"), [("dog", "dogs"), ("bus", "buses"), ("butterfly", "butterflies"), ("old man", "old men")]
+    ("name", "many"),
+    [
+        ("dog", "dogs"),
+        ("bus", "buses"),
+        ("butterfly", "butterflies"),
+        ("old man", "old men"),
+        ("goose", "geese"),
+        ("cup of coffee", "cups of coffee"),
+        ("leaf", "leaves"),
+    ],
 )
 def test_plurals(name: str, many: str) -> None:
     assert captions.plural(name) == many
@@ -126,6 +137,57 @@ def test_something_on_a_table_is_above_it(all_concepts: dict[str, Concept]) -> N
     with_apple = _array(composer.draw(description, 1).image)
     without = _array(composer.draw(replace(description, subjects=(table,), relations=()), 1).image)
     assert (with_apple != without).any()
+
+
+@pytest.mark.parametrize("word", ["to the left of", "to the right of"])
+def test_sides_are_as_said(all_concepts: dict[str, Concept], word: str) -> None:
+    class Painted(FlatCutouts):
+        def render(self, set_name: str, icon: str) -> Image.Image:
+            return Image.new("RGBA", (64, 64), (250, 0, 0, 255) if icon == "horse" else (0, 0, 250, 255))
+
+    subjects = (Subject(all_concepts["horse"]), Subject(all_concepts["cow"]))
+    description = Description("meadow", "day", "clear", "storybook", subjects, (Relation(0, word, 1),))
+    composer = Composer(Painted(), all_concepts)
+    for seed in range(8):
+        image = _array(composer.draw(description, seed).image)
+        red, blue = ((image[..., k] > 180) & (image.sum(axis=-1) < 330) for k in (0, 2))
+        horse, cow = (np.nonzero(mask)[1].mean() for mask in (red, blue))
+        assert (horse < cow) == (word == "to the left of")
+
+
+def test_held_out_pairs_are_never_trained_on(all_concepts: dict[str, Concept]) -> None:
+    planner = Planner(all_concepts)
+    for seed in range(400):
+        trained, unseen = planner.plan(seed), planner.plan(HELD_OUT_SEED + seed)
+        # A table or sofa may be brought for what lies on it; it is never what is held out.
+        chosen = [s for s in trained.subjects if s.concept.kind != "furniture"]
+        assert not any(is_held_out(s.concept, trained.place) for s in chosen)
+        assert any(is_held_out(s.concept, unseen.place) for s in unseen.subjects)
+
+
+def test_held_out_wordings_are_no_training_wordings(all_concepts: dict[str, Concept]) -> None:
+    description = Planner(all_concepts).plan(5)
+    trained = {captions.caption(description, random.Random(n)) for n in range(200)}
+    assert trained.isdisjoint(captions.held_out_caption(description, random.Random(n)) for n in range(50))
+
+
+def test_the_size_changes_the_resolution_only(all_concepts: dict[str, Concept]) -> None:
+    small, large = (Composer(FlatCutouts(), all_concepts, size).compose(11) for size in (64, 256))
+    assert small.description == large.description
+    assert large.image.size == (256, 256)
+    difference = _array(small.image) - _array(large.image.resize((64, 64), Image.Resampling.BOX))
+    assert abs(difference).mean() < 12
+
+
+def test_captions_are_not_put_to_scenes_of_another_edition(tmp_path: Path) -> None:
+    dataset.check_edition(tmp_path)
+    path = dataset.shard_path(tmp_path, 64, 0)
+    path.parent.mkdir(parents=True)
+    np.save(path, np.zeros((1, 64, 64, 3), np.uint8))
+    with pytest.raises(dataset.EditionError, match="edition 1"):
+        dataset.check_edition(tmp_path)
+    (path.parent / "edition").write_text(dataset.EDITION, encoding="utf-8")
+    dataset.check_edition(tmp_path)
 
 
 def test_night_snow_is_blue_rather_than_grey() -> None:
@@ -197,7 +259,7 @@ def test_a_bad_concept_is_refused(entry: dict[str, object]) -> None:
 
 
 def test_concepts_are_placed_where_places_are(all_concepts: dict[str, Concept]) -> None:
-    assert 150 <= len(all_concepts) <= 250
+    assert 500 <= len(all_concepts) <= 700
     for concept in all_concepts.values():
         assert set(concept.places) <= set(places.PLACES)
         assert concept.icon[0] != "@" or concept.icon[1:] in drawings.DRAWINGS
