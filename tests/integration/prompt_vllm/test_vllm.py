@@ -1,4 +1,4 @@
-"""The prompt service over gRPC in front of a real vLLM that serves SmolLM2."""
+"""The prompt service over gRPC, and the translator, in front of a real vLLM that serves SmolLM2."""
 
 import json
 from collections.abc import AsyncIterator
@@ -18,6 +18,8 @@ from services.prompt.servicer import service
 from services.prompt.settings import PromptSettings
 from services.prompt.templates import templates
 from services.prompt.vocabulary import words_of
+from services.translation.engine_llm import LlmEngine
+from services.translation.settings import TranslationSettings
 
 VOCABULARY = templates("en").vocabulary
 TEXT = "A little girl is sitting on the green grass next to a large brown dog."
@@ -79,3 +81,15 @@ async def test_sixteen_speakers_at_the_same_time(vllm_url: str) -> None:
     described = {item.speaker.scene.speaker: item.speaker.scene.scene for item in answers if item.HasField("speaker")}
     assert set(described) == set(said)
     assert all(set(speaker.split()) <= set(words_of(scene)) for speaker, scene in described.items())
+
+
+def test_the_translation_service_has_its_answers_from_the_same_server(vllm_url: str) -> None:
+    # So small a model translates badly; that every text comes back through the schema is what is looked at.
+    engine = LlmEngine(TranslationSettings(llm_base_url=vllm_url, llm_model="smollm2-135m", llm_timeout_s=600))
+    engine.load()
+    try:
+        translated = engine.translate(["Le chat dort.", "Guten Morgen"], "fr", "en")
+    finally:
+        engine.close()
+    assert len(translated) == 2
+    assert all(translated)
