@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from narrative.cli.adapters import Adapters, adapter_options
 from narrative.cli.client import open_client
 from narrative.cli.console import ApiKey, Url, err, out
 
@@ -22,6 +23,7 @@ def picture(
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels; the model's default where empty.")] = "",
     model: Annotated[str, typer.Option(help="Model to draw with; see `narrate models list`.")] = "",
+    adapter: Adapters = None,
     url: Url = None,
     api_key: ApiKey = "",
 ) -> None:
@@ -35,6 +37,7 @@ def picture(
         "guidance_scale": guidance_scale,
         "size": size,
         "model": model,
+        "adapters": adapter_options(adapter),
         "response_format": "b64_json",
     }
     body = {key: value for key, value in wanted.items() if value not in ("", None)}

@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from narrative.cli.adapters import Adapters, adapter_options
 from narrative.cli.client import ApiError, Client, open_client
 from narrative.cli.console import ApiKey, Url, err, out
 from narrative.cli.ensemble import ensemble
@@ -30,6 +31,7 @@ def story(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, for the same pictures again.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
+    adapter: Adapters = None,
     translation: Annotated[str, typer.Option(help="Translation engine, for example gloss or whisper.")] = "",
     stages: Annotated[
         bool, typer.Option("--stages", help="Show what was heard, what was mended and what was seen.")
@@ -49,6 +51,7 @@ def story(
         "seed": seed,
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
+        "adapters": adapter_options(adapter),
         "translation_engine": translation,
     }
     chosen = {key: value for key, value in options.items() if value not in ("", None)}
