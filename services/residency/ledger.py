@@ -150,8 +150,10 @@ class Ledger:
         It takes free memory, or that of idle models which nobody has used since, and stands behind every request.
         """
         now_s = self._clock()
+        asked = {request.key for request in self._waiting.values() if request.is_prefetch}
         for found in self._models.values():
-            if found.key.model == model and not found.device and self._is_attached(found.key.owner):
+            is_wanted = found.key.model == model and not found.device and found.key not in asked
+            if is_wanted and self._is_attached(found.key.owner):
                 self._prefetches += 1
                 lease_id = f"prefetch-{self._prefetches}"
                 self._waiting[lease_id] = Request(

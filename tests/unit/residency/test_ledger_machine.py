@@ -224,5 +224,5 @@ class Residency(RuleBasedStateMachine):
 TestResidency = Residency.TestCase
 # The same examples every time, and no shrinking, which takes minutes here: raise max_examples to look for more.
 TestResidency.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, phases=(Phase.generate,)
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, phases=(Phase.generate,)
 )

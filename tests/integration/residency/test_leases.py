@@ -1,0 +1,157 @@
+"""Owners and the residency service over real gRPC: turns, faults, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from narrative.errors import Cancelled, InvalidParameter, OutOfMemory, ResourceExhausted
+from narrative.runtime.channel import open_channel, rpc_errors
+from narrative.v1 import residency_pb2, residency_pb2_grpc
+
+sys.path.insert(0, str(Path(__file__).parent))
+from residency_node import Holding, Node, Noted, hold, start_victim
+
+
+async def test_two_models_that_fit_only_alternately_take_turns(node: Node) -> None:
+    whisper, sdxl = Noted(), Noted()
+    asr, diffusion = node.owner("asr", whisper=(60, whisper)), node.owner("diffusion", sdxl=(70, sdxl))
+    for _ in range(3):
+        assert await asyncio.to_thread(hold, asr, "whisper") == "host:0"
+        assert await asyncio.to_thread(hold, diffusion, "sdxl") == "host:0"
+    assert whisper.moves == ["to host:0", "away"] * 3
+    assert sdxl.moves == (["to host:0", "away"] * 3)[:-1]
+
+
+async def test_many_clients_of_two_models_are_all_served(node: Node) -> None:
+    whisper, sdxl = Noted(), Noted()
+    asr = node.owner("asr", wait_s=30, whisper=(60, whisper))
+    diffusion = node.owner("diffusion", wait_s=30, sdxl=(70, sdxl))
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            hold(*((asr, "whisper"), (diffusion, "sdxl"))[number % 2])
+
+    await asyncio.gather(*(asyncio.to_thread(work, number) for number in range(8)))
+    assert not (await node.state()).waiting
+
+
+async def test_a_model_that_stays_is_loaded_once(node: Node) -> None:
+    whisper = Noted()
+    asr = node.owner("asr", whisper=(60, whisper))
+    for _ in range(5):
+        await asyncio.to_thread(hold, asr, "whisper")
+    assert whisper.moves == ["to host:0"]
+    (model,) = (await node.state()).models
+    assert (model.owner, model.model, model.device, model.leases) == ("asr", "whisper", "host:0", 0)
+
+
+async def test_what_can_never_fit_is_refused_with_the_missing_bytes(node: Node) -> None:
+    diffusion = node.owner("diffusion", flux=(130, Noted()))
+    with pytest.raises(OutOfMemory, match="lacks 30 bytes"):
+        await asyncio.to_thread(hold, diffusion, "flux")
+
+
+async def test_waiting_ends_at_its_deadline_and_when_the_caller_gives_up(node: Node) -> None:
+    holding = Holding(node.owner("asr", whisper=(60, Noted())), "whisper")
+    worker = asyncio.create_task(asyncio.to_thread(holding.run))
+    await asyncio.to_thread(holding.held.wait, 10)
+    short = node.owner("diffusion", wait_s=0.3, sdxl=(70, Noted()))
+    with pytest.raises(ResourceExhausted, match="no memory within"):
+        await asyncio.to_thread(hold, short, "sdxl")
+    given_up = threading.Event()
+    given_up.set()
+    with pytest.raises(Cancelled):
+        await asyncio.to_thread(hold, node.owner("other", flux=(70, Noted())), "flux", cancelled=given_up)
+    holding.enough.set()
+    await worker
+    await node.until(lambda state: not state.waiting and not any(model.leases for model in state.models))
+
+
+async def test_a_model_that_fails_to_load_is_off_the_books_and_may_be_tried_again(node: Node) -> None:
+    sdxl = Noted(fails=OutOfMemory("the device has no room"))
+    diffusion = node.owner("diffusion", sdxl=(70, sdxl))
+    with pytest.raises(OutOfMemory):
+        await asyncio.to_thread(hold, diffusion, "sdxl")
+    await node.until(lambda state: state.devices[0].booked_bytes == 0)
+    sdxl.fails = None
+    assert await asyncio.to_thread(hold, diffusion, "sdxl") == "host:0"
+
+
+async def test_a_holder_that_is_killed_loses_its_lease(node: Node) -> None:
+    victim = start_victim(node.target)
+    try:
+        await node.until(lambda state: any(model.leases for model in state.models))
+        victim.send_signal(signal.SIGKILL)
+        sdxl = node.owner("diffusion", sdxl=(70, Noted()))
+        assert await asyncio.to_thread(hold, sdxl, "sdxl") == "host:0"
+        assert {model.owner for model in (await node.state()).models} == {"diffusion"}
+    finally:
+        victim.kill()
+        victim.communicate()
+
+
+async def test_a_restart_loses_no_lease_and_owners_report_what_they_hold(node: Node) -> None:
+    whisper = Noted()
+    holding = Holding(node.owner("asr", whisper=(60, whisper)), "whisper")
+    worker = asyncio.create_task(asyncio.to_thread(holding.run))
+    await asyncio.to_thread(holding.held.wait, 10)
+    await node.stop()
+    await node.start()
+    await node.until(lambda state: any(model.leases == 1 for model in state.models))
+    sdxl = asyncio.create_task(asyncio.to_thread(hold, node.owner("diffusion", sdxl=(70, Noted())), "sdxl"))
+    await node.until(lambda state: len(state.waiting) == 1)
+    assert whisper.moves == ["to host:0"], "in use, so it stays"
+    holding.enough.set()
+    assert await sdxl == "host:0"
+    await worker
+
+
+async def test_a_request_made_while_residency_is_away_waits_for_it(node: Node) -> None:
+    asr = node.owner("asr", whisper=(60, Noted()))
+    await asyncio.to_thread(hold, asr, "whisper")
+    await node.stop()
+    waiting = asyncio.create_task(asyncio.to_thread(hold, asr, "whisper"))
+    await node.start()
+    assert await waiting == "host:0"
+
+
+async def test_the_next_model_is_brought_in_while_the_first_works(node: Node) -> None:
+    node.settings.prefetch = {"whisper": ["sdxl"]}
+    sdxl = Noted()
+    node.owner("diffusion", sdxl=(30, sdxl))
+    await node.until(lambda state: len(state.models) == 1)
+    holding = Holding(node.owner("asr", whisper=(60, Noted())), "whisper")
+    worker = asyncio.create_task(asyncio.to_thread(holding.run))
+    await node.until(lambda state: [model.device for model in state.models if model.model == "sdxl"] == ["host:0"])
+    await node.until(lambda state: [model.leases for model in state.models if model.model == "sdxl"] == [0])
+    assert sdxl.moves == ["to host:0"]
+    holding.enough.set()
+    await worker
+
+
+async def test_bad_messages_are_refused(node: Node) -> None:
+    async with open_channel(node.target) as channel:
+        stub = residency_pb2_grpc.ResidencyServiceStub(channel)
+        hello = residency_pb2.AttachRequest(hello=residency_pb2.Hello(owner_id="x", name="x"))
+        nameless = residency_pb2.AttachRequest(hello=residency_pb2.Hello())
+        empty = residency_pb2.AttachRequest(acquire=residency_pb2.Acquire())
+        claim = residency_pb2.Claim(model="m", num_bytes=1, device="cuda:9")
+        strange = residency_pb2.AttachRequest(hello=residency_pb2.Hello(owner_id="x", models=[claim]))
+        for messages, message in (
+            ([empty], "first message"),
+            ([nameless], "first message"),
+            ([strange], "cuda:9"),
+            ([hello, hello], "only the first"),
+            ([hello, empty], "has a lease_id"),
+        ):
+            with pytest.raises(InvalidParameter, match=message), rpc_errors("residency"):
+                async for _ in stub.Attach(iter(messages), timeout=5):
+                    pass
+        with pytest.raises(InvalidParameter, match="which model"), rpc_errors("residency"):
+            await stub.Prefetch(residency_pb2.PrefetchRequest(), timeout=5)
