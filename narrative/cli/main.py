@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from narrative.cli import config, ensemble, models, picture, story, transcribe
+from narrative.cli import config, ensemble, models, picture, story, train, transcribe
 from narrative.cli.console import err
 from narrative.errors import NarrativeError
 
@@ -20,6 +20,11 @@ app.command("status")(ensemble.status)
 app.command("story")(story.story)
 app.command("transcribe")(transcribe.transcribe)
 app.command("picture")(picture.picture)
+app.command(
+    "train",
+    add_help_option=False,  # Recipes have help of their own.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(train.train)
 app.command("config")(config.config)
 app.add_typer(models.app, name="models", help="Fetch, list and check model weights.")
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from narrative.errors import Cancelled, NarrativeError, NotFound
+from narrative.errors import Cancelled, NarrativeError, NotFound, ServiceUnavailable
 from services.trainer import recipes
 from services.trainer.arguments import read_config
 from services.trainer.config import RecipeConfig, Settings
@@ -55,11 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(recipe: str, config: RecipeConfig) -> dict[str, Any]:
     # What takes seconds to import comes after everything that can be wrong with the settings.
-    from services.trainer.failures import clear_errors
-    from services.trainer.progress import Progress
-
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    training = importlib.import_module(f"{recipes.__name__}.{recipe}.train")
+    try:
+        from services.trainer.failures import clear_errors
+        from services.trainer.progress import Progress
+
+        training = importlib.import_module(f"{recipes.__name__}.{recipe}.train")
+    except ModuleNotFoundError as error:
+        raise ServiceUnavailable(
+            f"the trainer is not installed ({error.name} is missing): pip install 'colorized-narrative[trainer]'"
+        ) from error
     with clear_errors():
         result: dict[str, Any] = training.run(config, Progress(config.progress)).model_dump(
             mode="json", by_alias=True, exclude_none=True
@@ -79,7 +84,7 @@ def _list_recipes() -> None:
     out.print("Usage: narrate train RECIPE [--SETTING VALUE ...]\n\nRecipes:", highlight=False)
     for name in names():
         summary = (importlib.import_module(f"{recipes.__name__}.{name}").__doc__ or "").strip().splitlines()[0]
-        out.print(f"  {name:<14} {summary}", highlight=False)
+        out.print(f"  {name:<14} {summary}", highlight=False, soft_wrap=True)
     out.print("\n`narrate train RECIPE --help` lists the settings of a recipe.", highlight=False)
 
 
@@ -88,20 +93,22 @@ def _help(recipe: str, config: type[RecipeConfig]) -> None:
     out = Console(highlight=False)
     package = importlib.import_module(f"{recipes.__name__}.{recipe}")
     out.print(f"Usage: narrate train {recipe} [--config FILE] [--json TEXT] [--SETTING VALUE ...]\n", markup=False)
-    out.print(f"{(package.__doc__ or '').strip()}\n", markup=False)
+    out.print(f"{(package.__doc__ or '').strip()}\n", markup=False, soft_wrap=True)
     out.print(
         "FILE is YAML or JSON ('-' reads it from standard input); flags win over both. Names may be written\n"
         "--train-batch-size, train_batch_size or trainBatchSize. Switches: --NAME or --no-NAME.",
         markup=False,
+        soft_wrap=True,
     )
     shown: set[str] = set()
     for group in [cls for cls in config.__mro__ if issubclass(cls, Settings)]:
-        fields = [name for name in config.model_fields if name in vars(group).get("__annotations__", {})]
-        fields = [name for name in fields if name not in shown]
+        fields = [name for name in vars(group).get("__annotations__", {}) if name in config.model_fields.keys() - shown]
         shown |= set(fields)
         if not fields:
             continue
         table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold", max_width=28)
         for name in fields:
             field = config.model_fields[name]
             default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))

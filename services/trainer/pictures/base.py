@@ -1,0 +1,144 @@
+"""Base models: finding them, loading them, and what is particular to each family."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+from torch import nn
+
+from narrative.catalogue import Catalogue
+from narrative.errors import InvalidParameter, ModelNotFound, WeightsError, WeightsMissing
+from narrative.settings import CommonSettings
+
+Family = Literal["sd", "sdxl", "flux", "pix2pix"]
+_PIPELINES: dict[str, tuple[Family, Any]] = {
+    "StableDiffusionPipeline": ("sd", diffusers.StableDiffusionPipeline),
+    "StableDiffusionXLPipeline": ("sdxl", diffusers.StableDiffusionXLPipeline),
+    "FluxPipeline": ("flux", diffusers.FluxPipeline),
+    "StableDiffusionInstructPix2PixPipeline": ("pix2pix", diffusers.StableDiffusionInstructPix2PixPipeline),
+}
+_FROZEN_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*/*.safetensors"]
+
+
+@dataclass
+class BaseModel:
+    """A pipeline whose parts are trained.
+
+    Attributes:
+        id: as it was asked for.
+        dtype: of its frozen weights, except the autoencoder's; adapters are float32 always.
+        digest: of its files, to tell a checkpoint of another base.
+        num_steps: denoising steps that the model itself recommends; guidance_scale likewise.
+    """
+
+    id: str
+    family: Family
+    pipeline: Any
+    dtype: torch.dtype
+    digest: str
+    num_steps: int
+    guidance_scale: float
+
+    @property
+    def denoiser_name(self) -> str:
+        return "transformer" if self.family == "flux" else "unet"
+
+    @property
+    def denoiser(self) -> Any:
+        return getattr(self.pipeline, self.denoiser_name)
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """The CLIP encoders by name; what can be trained besides the denoiser. The T5 of FLUX never is."""
+        names = ("text_encoder", "text_encoder_2") if self.family == "sdxl" else ("text_encoder",)
+        return {name: getattr(self.pipeline, name) for name in names}
+
+
+def load_base(model_id: str, families: Sequence[Family], mixed_precision: str) -> BaseModel:
+    """Finds and loads a base; everything is frozen, the autoencoder stays in float32.
+
+    Raises:
+        ModelNotFound: no such model.
+        WeightsMissing: not pulled, or the hub cannot be reached.
+        InvalidParameter: a model of another family than the recipe trains.
+        WeightsError: the folder cannot be loaded.
+    """
+    path = _find(model_id)
+    index_file = path / "model_index.json"
+    if not index_file.is_file():
+        raise InvalidParameter(
+            f"{model_id}: no model_index.json in {path}; a diffusers folder is needed", field="model_id"
+        )
+    class_name = str(json.loads(index_file.read_text(encoding="utf-8")).get("_class_name"))
+    family, pipeline_class = _PIPELINES.get(class_name, (None, None))
+    if family is None or pipeline_class is None or family not in families:
+        wanted = ", ".join(name for name, (known, _) in _PIPELINES.items() if known in families)
+        raise InvalidParameter(f"{model_id} is a {class_name}; this recipe trains {wanted}", field="model_id")
+    dtype = _FROZEN_DTYPES[mixed_precision]
+    options: dict[str, Any] = {}
+    if family in ("sd", "pix2pix"):
+        options = {"safety_checker": None, "requires_safety_checker": False}
+    if family == "sdxl":
+        options = {"add_watermarker": False}
+    try:
+        pipeline = pipeline_class.from_pretrained(
+            str(path), dtype=dtype, use_safetensors=True, local_files_only=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: the pipeline cannot be loaded: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.to(torch.float32)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False)
+    own_file = path / "generation_config.json"
+    own = json.loads(own_file.read_text(encoding="utf-8")) if own_file.is_file() else {}
+    return BaseModel(
+        id=model_id,
+        family=family,
+        pipeline=pipeline,
+        dtype=dtype,
+        digest=_digest(path),
+        num_steps=int(own.get("num_inference_steps", 30)),
+        guidance_scale=float(own.get("guidance_scale", 3.5 if family == "flux" else 7.5)),
+    )
+
+
+def _find(model_id: str) -> Path:
+    catalogue, models_dir = Catalogue(), CommonSettings().models_dir
+    known = {entry.id for entry in catalogue}
+    if model_id in known or model_id.startswith(("/", ".", "~")) or model_id.count("/") != 1:
+        return catalogue.resolve(model_id, models_dir)
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            model_id, allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors"]
+        )
+    except RepositoryNotFoundError as error:
+        raise ModelNotFound(f"the hub has no model {model_id}", field="model_id") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise WeightsMissing(
+            f"{model_id} is not on this machine and the hub cannot be reached (HF_ENDPOINT names a mirror); "
+            f"--model-id takes a path or one of the catalogue: {', '.join(sorted(known))}",
+            field="model_id",
+        ) from error
+    return Path(found)
+
+
+def _digest(path: Path) -> str:
+    """Of configurations and weights headers: tells bases apart without reading gigabytes."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.suffix in (".json", ".safetensors"):
+            digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+            with file.open("rb") as opened:
+                digest.update(opened.read(1 << 20))
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,46 @@
+"""Groups of settings of the recipes that train on pictures."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from services.trainer.config import RecipeConfig, Settings
+
+
+class LoraSettings(Settings):
+    """Adapter"""
+
+    name: str = Field(
+        "adapter",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
+        description="Name to ask for it by; without output_dir it goes into the adapters folder under this name.",
+    )
+    rank: int = Field(16, ge=1, description="Rank of the adapter's matrices.")
+    lora_alpha: float | None = Field(None, gt=0, description="Scale; the adapter counts alpha/rank. The rank if unset.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of an adapter's inputs that is dropped.")
+    target_modules: list[str] = Field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"],
+        min_length=1,
+        description="Layers of the UNet or transformer that are adapted, by the end of their names.",
+    )
+    licence: str = Field("", description="Licence of the result, kept in its description.")
+
+
+class PictureModelSettings(Settings):
+    """Base model and pictures"""
+
+    model_id: str = Field("storybook", description="Catalogue id, path of a diffusers folder, or hub repository.")
+    resolution: int = Field(512, ge=32, le=4096, multiple_of=8, description="Side of the training pictures, pixels.")
+    random_flip: bool = Field(False, description="Mirror every other picture.")
+    cache_latents: bool = Field(True, description="Encode pictures once, where cropping is not random.")
+    gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
+    skip_bad_images: bool = Field(False, description="Leave out pictures that cannot be used instead of stopping.")
+    min_image_px: int = Field(64, ge=1, description="Pictures with a shorter side are too small.")
+    sample_prompt: str = Field("", description="What to draw every sample_steps; the training prompt if empty.")
+
+
+Crop = Literal["stretch", "centre", "random"]
+
+
+class AdapterConfig(PictureModelSettings, LoraSettings, RecipeConfig):
+    """What all recipes have that train a LoRA adapter on pictures."""

@@ -1,0 +1,156 @@
+"""From a base and prompted pictures to an adapter in the adapters folder."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from accelerate import Accelerator
+
+from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
+from services.trainer.loop import fit
+from services.trainer.pictures.adapter import add_adapter, save_adapter
+from services.trainer.pictures.base import BaseModel
+from services.trainer.pictures.config import AdapterConfig
+from services.trainer.pictures.examples import PictureExamples
+from services.trainer.pictures.learner import AdapterLearner
+from services.trainer.progress import Progress
+from services.trainer.settings import TrainerSettings
+
+_VERSIONS = {"diffusers": diffusers.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def quiet_libraries() -> None:
+    """Keeps progress bars and advice of the libraries out of the progress."""
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def result_folder(config: AdapterConfig) -> Path:
+    """Where the adapter goes; without ``output_dir`` into the adapters folder, usable by name at once.
+
+    Raises:
+        Conflict: there is something at its place that no training has written.
+    """
+    folder = config.output_dir or TrainerSettings().adapters_folder / config.name
+    refuse_foreign_folder(folder)
+    return folder
+
+
+def train_adapter(
+    config: AdapterConfig,
+    base: BaseModel,
+    examples: PictureExamples,
+    *,
+    accelerator: Accelerator,
+    progress: Progress,
+    description: Mapping[str, Any],
+    train_text_encoder: bool = False,
+    text_rate: float | None = None,
+) -> Result:
+    """Trains and writes an adapter.
+
+    Args:
+        description: what the recipe knows of it (recipe, trigger word); the rest is added.
+
+    Raises:
+        NarrativeError: as ``services.trainer.loop.fit`` and ``services.trainer.artifacts.whole_folder``.
+    """
+    output_dir = result_folder(config)
+    run_dir = run_folder(output_dir, config)
+    cache_dir = run_dir / f"cache-{accelerator.process_index}"
+    data_digests = [kind.source.digest() for kind in examples.kinds]
+    modules = add_adapter(base, config, seed=config.seed, text_encoders=train_text_encoder)
+    if config.gradient_checkpointing:
+        _save_memory(base, list(modules))
+    base.pipeline.to(accelerator.device)
+    if base.denoiser_name == "unet":
+        # Convolutions run faster with the channels last, on CPUs and on tensor cores alike.
+        base.denoiser.to(memory_format=torch.channels_last)
+    learner = AdapterLearner(
+        base,
+        modules,
+        examples.prompts,
+        text_rate=text_rate,
+        sample_prompt=config.sample_prompt or examples.kinds[0].prompts[0],
+        resolution=config.resolution,
+        seed=config.seed,
+    )
+    try:
+        _compute_once(config, base, examples, learner, cache_dir, accelerator, keep_text=not train_text_encoder)
+        outcome = fit(
+            learner,
+            examples,
+            config,
+            accelerator=accelerator,
+            run_dir=run_dir,
+            progress=progress,
+            identity={"base": base.digest, "data": data_digests},
+        )
+    finally:
+        shutil.rmtree(cache_dir, ignore_errors=True)
+    if accelerator.is_main_process:
+        made_of = {
+            **description,
+            "name": output_dir.name,
+            "base": base.id,
+            "base_digest": base.digest,
+            "rank": config.rank,
+            "alpha": config.lora_alpha or config.rank,
+            "text_encoder": train_text_encoder,
+            "licence": config.licence,
+            "data_digest": data_digests[0],
+            "num_pictures": len(examples),
+            "steps": outcome.steps,
+            "epochs": outcome.epochs,
+            "stopped_early": outcome.stopped_early,
+            "final_loss": outcome.final_loss,
+            "settings": config.model_dump(mode="json"),
+            "versions": _VERSIONS,
+        }
+        with whole_folder(output_dir, made_of) as folder:
+            save_adapter(base, modules, folder)
+        drop_checkpoints(run_dir, config)
+        progress.note(_how_to_use(output_dir))
+    return Result(success=True, output_dir=output_dir, epochs_completed=outcome.epochs, final_loss=outcome.final_loss)
+
+
+def _compute_once(
+    config: AdapterConfig,
+    base: BaseModel,
+    examples: PictureExamples,
+    learner: AdapterLearner,
+    cache_dir: Path,
+    accelerator: Accelerator,
+    *,
+    keep_text: bool,
+) -> None:
+    """Latents and prompts that no training changes; what made them is dropped unless samples need it."""
+    needless = []
+    if config.cache_latents and all(kind.crop != "random" for kind in examples.kinds):
+        for number, kind in enumerate(examples.kinds):
+            kind.keep_latents(cache_dir / f"latents-{number}.npy", base.pipeline.vae)
+        needless.append("vae")
+    if keep_text:
+        learner.keep_text(cache_dir, accelerator.device)
+        needless += [name for name in base.pipeline.components if name.startswith("text_encoder")]
+    if not config.sample_steps:
+        learner.drop(*needless)
+
+
+def _save_memory(base: BaseModel, names: list[str]) -> None:
+    base.denoiser.enable_gradient_checkpointing()
+    for name, encoder in base.text_encoders.items():
+        if name in names:
+            encoder.gradient_checkpointing_enable()  # type: ignore[operator]
+
+
+def _how_to_use(output_dir: Path) -> str:
+    adapters = TrainerSettings().adapters_folder
+    if output_dir.resolve().parent == adapters.resolve():
+        return f'adapter {output_dir.name} is ready: narrate picture "..." --adapter {output_dir.name}'
+    return f"adapter written to {output_dir}; copy the folder into {adapters} to use it by name"
