@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
-from torch.utils.data import Dataset
-from transformers import WhisperProcessor
+from transformers import WhisperConfig, WhisperProcessor
 
 from narrative.errors import InvalidParameter
+from services.trainer.batches import Draw
 from services.trainer.speech.audio import SAMPLE_RATE_HZ, decode
 from services.trainer.speech.normalise import clean
 from services.trainer.speech.sources import Clip
 
-_IGNORED = -100
+IGNORED = -100
 _MAX_S = 30.0
+# Start, language, task and no timestamps before a text, the end behind it.
+_FRAME_TOKENS = 5
 
 
 class Example(TypedDict):
@@ -40,7 +42,7 @@ class Batch(TypedDict):
     labels: torch.Tensor
 
 
-class SpeechDataset(Dataset[Example]):
+class SpeechExamples:
     """Some clips of a source; audio is read, decoded and turned into features when an example is asked for."""
 
     def __init__(
@@ -52,16 +54,22 @@ class SpeechDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> Example:
+    def __getitem__(self, draw: Draw) -> Example:
+        return self.example(draw.index)
+
+    def example(self, position: int) -> Example:
+        """Reads one clip.
+
+        Raises:
+            AudioUndecodable: its file was changed or removed since it was checked.
+        """
         clip = self._clips[self._indices[position]]
         audio = decode(clip.audio, clip.name, max_s=_MAX_S)
         features = self._processor.feature_extractor(audio, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
-        text = self._processor.tokenizer(f" {clean(clip.text)}", add_special_tokens=False).input_ids
-        return Example(
-            input_features=features.input_features[0], labels=torch.tensor([*self._prefix, *text, self._end])
-        )
+        labels = [*self._prefix, *text_tokens(self._processor, clip.text), self._end]
+        return Example(input_features=features.input_features[0], labels=torch.tensor(labels))
 
-    def reference(self, position: int) -> str:
+    def text(self, position: int) -> str:
         """What is said in a clip."""
         return clean(self._clips[self._indices[position]].text)
 
@@ -69,15 +77,25 @@ class SpeechDataset(Dataset[Example]):
         """How messages call a clip."""
         return self._clips[self._indices[position]].name
 
+    def collate(self, items: list[Example]) -> Batch:
+        """Stacks features, and pads labels with what the loss leaves out."""
+        return Batch(
+            input_features=torch.stack([item["input_features"] for item in items]),
+            labels=torch.nn.utils.rnn.pad_sequence(
+                [item["labels"] for item in items], batch_first=True, padding_value=IGNORED
+            ),
+        )
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Stacks features, and pads labels with what the loss ignores."""
-    return Batch(
-        input_features=torch.stack([example["input_features"] for example in examples]),
-        labels=torch.nn.utils.rnn.pad_sequence(
-            [example["labels"] for example in examples], batch_first=True, padding_value=_IGNORED
-        ),
-    )
+
+def room_for_text(config: WhisperConfig) -> int:
+    """Tokens that a transcript may have: what the decoder has places for, less what frames it."""
+    return int(config.max_target_positions) - _FRAME_TOKENS
+
+
+def text_tokens(processor: WhisperProcessor, text: str) -> list[int]:
+    """Tokens of a transcript; Whisper begins it with a space."""
+    tokens: list[int] = processor.tokenizer(f" {clean(text)}", add_special_tokens=False).input_ids
+    return tokens
 
 
 def label_frame(processor: WhisperProcessor, language: str) -> tuple[list[int], int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from narrative.errors import AudioUndecodable, InvalidInput
+from narrative.errors import AudioUndecodable, DatasetInvalid
 from services.trainer.speech.audio import SAMPLE_RATE_HZ, Audio, decode
 from services.trainer.speech.normalise import clean, plain
 from services.trainer.speech.sources import Clip
@@ -24,7 +24,7 @@ class Limits:
     min_duration_s: float = 0.5
     max_duration_s: float = 30.0
     max_characters_per_s: float = 30.0
-    max_tokens: int = 440
+    max_tokens: int = 443
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def select(clips: Sequence[Clip], limits: Limits, count_tokens: Callable[[str], 
         count_tokens: tokens of a cleaned text.
 
     Raises:
-        InvalidInput: none is fit; names the first few and why.
+        DatasetInvalid: none is fit; names the first few and why.
     """
     kept: list[int] = []
     kept_s = 0.0
@@ -73,7 +73,7 @@ def select(clips: Sequence[Clip], limits: Limits, count_tokens: Callable[[str], 
             kept_s += audio.size / SAMPLE_RATE_HZ
     if not kept:
         examples = "; ".join(f"{name}: {reason}" for name, reason in list(dropped.items())[:_SHOWN])
-        raise InvalidInput(f"none of {len(dropped)} clips can be used: {examples}")
+        raise DatasetInvalid(f"none of {len(dropped)} clips can be used: {examples}")
     return Report(kept, kept_s, dropped)
 
 
@@ -110,12 +110,12 @@ def split(
         validation_share: expected share of the validation set, above 0 and below 1.
 
     Raises:
-        InvalidInput: all clips say the same, so that they cannot be on different sides.
+        DatasetInvalid: all clips say the same, so that they cannot be on different sides.
     """
     places = {index: _place(clips[index].text, seed) for index in kept}
     lowest, highest = min(places.values()), max(places.values())
     if lowest == highest:
-        raise InvalidInput("all clips say the same; training and validation need different sentences")
+        raise DatasetInvalid("all clips say the same; training and validation need different sentences")
     border = min(max(validation_share, lowest), np.nextafter(highest, 0.0))
     train = [index for index in kept if places[index] > border]
     return train, [index for index in kept if places[index] <= border]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from narrative.errors import InvalidInput
+from narrative.errors import DatasetInvalid
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".webm"})
 
@@ -49,7 +49,7 @@ def open_clips(source: str, columns: Columns, *, hub_split: str = "train") -> Se
         hub_split: split of a dataset to read.
 
     Raises:
-        InvalidInput: nothing there, empty, unreadable, or without those columns; names the file.
+        DatasetInvalid: nothing there, empty, unreadable, or without those columns; names the file.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -57,7 +57,7 @@ def open_clips(source: str, columns: Columns, *, hub_split: str = "train") -> Se
     if path.is_dir() and not _is_saved_dataset(path):
         return _read_folder(path)
     if not path.exists() and (source.startswith(("/", ".", "~")) or source.count("/") > 1):
-        raise InvalidInput(f"{source}: no such file or folder")
+        raise DatasetInvalid(f"{source}: no such file or folder")
     return _HubClips(source, columns, hub_split)
 
 
@@ -65,7 +65,9 @@ def _read_folder(folder: Path) -> list[Clip]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
     if not files:
         known = ", ".join(sorted(AUDIO_SUFFIXES))
-        raise InvalidInput(f"{folder} holds no audio files; accepted are {known}, with a .txt of the same name beside")
+        raise DatasetInvalid(
+            f"{folder} holds no audio files; accepted are {known}, with a .txt of the same name beside"
+        )
     return [Clip(path.relative_to(folder).as_posix(), path, _text_beside(path)) for path in files]
 
 
@@ -76,16 +78,16 @@ def _text_beside(path: Path) -> str:
     try:
         return beside.read_text(encoding="utf-8-sig").strip()
     except (UnicodeDecodeError, OSError) as error:
-        raise InvalidInput(f"{beside} cannot be read as UTF-8 text: {error}") from error
+        raise DatasetInvalid(f"{beside} cannot be read as UTF-8 text: {error}") from error
 
 
 def _read_manifest(path: Path, columns: Columns) -> list[Clip]:
     try:
         clips = [_clip(path, number, row, columns) for number, row in _rows(path)]
     except (UnicodeDecodeError, OSError, csv.Error) as error:
-        raise InvalidInput(f"{path} cannot be read as UTF-8 text: {error}") from error
+        raise DatasetInvalid(f"{path} cannot be read as UTF-8 text: {error}") from error
     if not clips:
-        raise InvalidInput(f"{path} lists no clips")
+        raise DatasetInvalid(f"{path} lists no clips")
     return clips
 
 
@@ -93,7 +95,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with their line numbers."""
     suffix = path.suffix.lower()
     if suffix not in (".jsonl", ".csv", ".tsv"):
-        raise InvalidInput(f"{path} is no manifest; accepted are .jsonl, .csv and .tsv, or a folder")
+        raise DatasetInvalid(f"{path} is no manifest; accepted are .jsonl, .csv and .tsv, or a folder")
     with path.open(encoding="utf-8-sig", newline="") as file:
         if suffix != ".jsonl":
             reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
@@ -105,19 +107,19 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     content = json.loads(line)
                 except ValueError as error:
-                    raise InvalidInput(f"{path}, line {number}: not JSON: {error}") from error
+                    raise DatasetInvalid(f"{path}, line {number}: not JSON: {error}") from error
                 if not isinstance(content, dict):
-                    raise InvalidInput(f"{path}, line {number}: an object is needed, with columns as keys")
+                    raise DatasetInvalid(f"{path}, line {number}: an object is needed, with columns as keys")
                 yield number, content
 
 
 def _clip(path: Path, number: int, row: dict[str, Any], columns: Columns) -> Clip:
     for column in (columns.audio, columns.text):
         if column not in row:
-            raise InvalidInput(f"{path}, line {number}: no column {column!r}; it has {', '.join(map(str, row))}")
+            raise DatasetInvalid(f"{path}, line {number}: no column {column!r}; it has {', '.join(map(str, row))}")
     name = row[columns.audio]
     if not isinstance(name, str) or not name:
-        raise InvalidInput(f"{path}, line {number}: {columns.audio!r} names no file")
+        raise DatasetInvalid(f"{path}, line {number}: {columns.audio!r} names no file")
     return Clip(name, path.parent / name, str(row[columns.text] or "").strip())
 
 
@@ -140,14 +142,14 @@ class _HubClips(Sequence[Clip]):
             there = rows.column_names
             missing = sorted({columns.audio, columns.text} - set(there))
             if missing:
-                raise InvalidInput(f"dataset {source} has no column {', '.join(missing)}; it has {', '.join(there)}")
+                raise DatasetInvalid(f"dataset {source} has no column {', '.join(missing)}; it has {', '.join(there)}")
             self._rows = rows.select_columns([columns.audio, columns.text]).cast_column(
                 columns.audio, datasets.Audio(decode=False)
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidInput(f"dataset {source}, split {split!r}, cannot be opened: {error}") from error
+            raise DatasetInvalid(f"dataset {source}, split {split!r}, cannot be opened: {error}") from error
         if not len(self._rows):
-            raise InvalidInput(f"dataset {source}, split {split!r}, is empty")
+            raise DatasetInvalid(f"dataset {source}, split {split!r}, is empty")
         self._columns = columns
 
     def __len__(self) -> int:

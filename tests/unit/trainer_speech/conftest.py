@@ -1,4 +1,4 @@
-"""Clips made on the spot: tones of a given length, with any text."""
+"""Clips made on the spot: tones of a given length, with any text; and a Whisper to teach them to."""
 
 import wave
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from .tiny import save_tiny_whisper
 
 WriteWav = Callable[..., Path]
 
@@ -31,3 +33,9 @@ def write_wav(tmp_path: Path) -> WriteWav:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a Whisper with random weights, in transformers' form."""
+    return save_tiny_whisper(tmp_path_factory.mktemp("tiny-whisper"))

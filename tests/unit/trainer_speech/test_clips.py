@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 
-from narrative.errors import AudioUndecodable, InvalidInput
+from narrative.errors import AudioUndecodable, DatasetInvalid
 from services.trainer.speech.audio import decode
 from services.trainer.speech.selection import Limits, select, split
 from services.trainer.speech.sources import Clip, Columns, open_clips
@@ -49,7 +49,7 @@ def test_a_saved_dataset_is_read_row_by_row(tmp_path, write_wav):
     clips = open_clips(str(tmp_path / "saved"), Columns("sound", "said"))
     assert [clip.text for clip in clips] == ["a", "b"]
     assert all(decode(clip.audio, clip.name, max_s=30).size == 16_000 for clip in clips)
-    with pytest.raises(InvalidInput, match="no column audio, text; it has"):
+    with pytest.raises(DatasetInvalid, match="no column audio, text; it has"):
         open_clips(str(tmp_path / "saved"), Columns())
 
 
@@ -68,15 +68,15 @@ def test_a_saved_dataset_is_read_row_by_row(tmp_path, write_wav):
 def test_a_bad_manifest_is_named(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InvalidInput, match=message) as caught:
+    with pytest.raises(DatasetInvalid, match=message) as caught:
         open_clips(str(path), Columns())
     assert name in caught.value.message
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):
-    with pytest.raises(InvalidInput, match="no such file or folder"):
+    with pytest.raises(DatasetInvalid, match="no such file or folder"):
         open_clips(str(tmp_path / "nowhere"), Columns())
-    with pytest.raises(InvalidInput, match=r"holds no audio files; accepted are \.flac"):
+    with pytest.raises(DatasetInvalid, match=r"holds no audio files; accepted are \.flac"):
         open_clips(str(tmp_path), Columns())
 
 
@@ -128,7 +128,7 @@ def test_unfit_clips_are_dropped_and_said_why(tmp_path, write_wav):
 
 def test_nothing_fit_is_an_error_that_says_why(tmp_path, write_wav):
     write_wav("mute.wav", "раз", level=0)
-    with pytest.raises(InvalidInput, match=r"none of 1 clips can be used: mute\.wav: silent"):
+    with pytest.raises(DatasetInvalid, match=r"none of 1 clips can be used: mute\.wav: silent"):
         select(open_clips(str(tmp_path), Columns()), Limits(), words)
 
 
@@ -164,5 +164,5 @@ def test_neither_side_is_empty(share):
 
 
 def test_clips_that_all_say_the_same_cannot_be_split():
-    with pytest.raises(InvalidInput, match="all clips say the same"):
+    with pytest.raises(DatasetInvalid, match="all clips say the same"):
         split(clips_of(["Раз.", "раз"]), range(2), validation_share=0.5, seed=0)

@@ -1,0 +1,186 @@
+"""Runs the recipe: data, what the base makes of it, training, what the adapted model makes of it, publishing."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from narrative.catalogue import Catalogue
+from narrative.hashing import sha256_of
+from narrative.settings import CommonSettings
+from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
+from services.trainer.evaluation import gate
+from services.trainer.evaluation.words import ErrorRates, error_rates
+from services.trainer.loop import fit, make_accelerator
+from services.trainer.progress import Progress
+from services.trainer.recipes.whisper_lora.config import Config
+from services.trainer.recipes.whisper_lora.learner import WhisperLearner
+from services.trainer.speech.examples import SpeechExamples, label_frame, room_for_text, text_tokens
+from services.trainer.speech.publish import publish, published_models, refuse_foreign_model
+from services.trainer.speech.recognise import transcribe
+from services.trainer.speech.selection import Limits, select, split
+from services.trainer.speech.sources import Clip, Columns, open_clips
+from services.trainer.speech.transformers_form import load_whisper
+
+_SHOWN = 5
+
+
+class WhisperResult(Result):
+    """What is printed: error rates on the validation clips, of the base and of the adapted model."""
+
+    wer_before: float
+    wer_after: float
+    cer_before: float
+    cer_after: float
+    clips_dropped: int
+    published: Path | None = None
+    unmet_requirements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Heard:
+    texts: list[str]
+    rates: ErrorRates
+
+
+def run(config: Config, progress: Progress) -> WhisperResult:
+    """Trains one adapter.
+
+    Raises:
+        DatasetInvalid: the data cannot be read, or nothing of it can be used.
+        WeightsError, ModelNotFound: the base is not here or no Whisper model.
+        Conflict: something that was not made here is where the result belongs.
+        Also what ``fit`` raises.
+    """
+    requirements = gate.parse(config.require, ("wer", "cer"))
+    publish_dir = published_models(config.publish_dir)
+    refuse_foreign_folder(config.output_dir)
+    if config.publish_as:
+        refuse_foreign_model(publish_dir, config.publish_as)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    accelerator = make_accelerator(config)
+    base = Catalogue().resolve(config.base_model, CommonSettings().models_dir)
+    model, processor = load_whisper(base)
+    label_frame(processor, config.language)
+    clips = open_clips(config.dataset, Columns(config.audio_column, config.text_column), hub_split=config.dataset_split)
+    report = select(clips, _limits(config, room_for_text(model.config)), lambda text: len(text_tokens(processor, text)))
+    indices, held_out = split(clips, report.kept, validation_share=config.validation_share, seed=config.seed)
+    examples = SpeechExamples(clips, indices, processor, config.language)
+    validation = SpeechExamples(clips, held_out, processor, config.language)
+    progress.note(
+        f"{len(indices)} clips to learn from, {len(held_out)} for validation, {len(report.dropped)} dropped",
+        train=len(indices),
+        validation=len(held_out),
+        dropped=report.as_json()["reasons"],
+    )
+    learner = WhisperLearner(model, config, validation)
+    learner.to(accelerator.device)
+
+    def listen() -> _Heard:
+        positions = range(min(config.validation_clips, len(validation)))
+        texts = transcribe(
+            learner.adapted,
+            processor,
+            validation,
+            positions,
+            language=config.language,
+            batch_size=config.train_batch_size,
+        )
+        return _Heard(texts, error_rates([validation.text(position) for position in positions], texts))
+
+    before = listen()
+    progress.note(f"before: WER {before.rates.wer:.3f}, CER {before.rates.cer:.3f}", **asdict(before.rates))
+    run_dir = run_folder(config.output_dir, config)
+    outcome = fit(
+        learner,
+        examples,
+        config,
+        accelerator=accelerator,
+        run_dir=run_dir,
+        progress=progress,
+        identity={"data": _digest(clips, indices), "base": _base_digest(base)},
+    )
+    after = listen()
+    progress.note(f"after: WER {after.rates.wer:.3f}, CER {after.rates.cer:.3f}", **asdict(after.rates))
+    unmet = tuple(gate.unmet(requirements, asdict(after.rates)))
+    result = WhisperResult(
+        success=True,
+        output_dir=config.output_dir,
+        epochs_completed=outcome.epochs,
+        final_loss=outcome.final_loss,
+        wer_before=before.rates.wer,
+        wer_after=after.rates.wer,
+        cer_before=before.rates.cer,
+        cer_after=after.rates.cer,
+        clips_dropped=len(report.dropped),
+        published=publish_dir / config.publish_as if config.publish_as and not unmet else None,
+        unmet_requirements=unmet,
+    )
+    if not accelerator.is_main_process:
+        return result
+    about = {
+        "recipe": "whisper_lora",
+        "base": config.base_model,
+        "licence": {entry.id: entry.licence for entry in Catalogue()}.get(config.base_model, ""),
+        "language": config.language,
+        "data_digest": _digest(clips, indices),
+        "clips": len(indices),
+        "scores": {"wer": after.rates.wer, "cer": after.rates.cer, "clips": len(after.texts)},
+        "base_scores": {"wer": before.rates.wer, "cer": before.rates.cer},
+    }
+    with whole_folder(config.output_dir, {**about, "settings": config.model_dump(mode="json")}) as folder:
+        learner.save(folder)
+        processor.save_pretrained(folder)
+        _write_json(folder / "data-report.json", report.as_json())
+        _write_json(folder / "evaluation.json", _evaluation(validation, before, after))
+    if result.published is not None:
+        publish(
+            learner.adapted.to("cpu"),
+            processor,
+            publish_dir,
+            config.publish_as,
+            weights_type=config.publish_type,
+            about=about,
+        )
+        progress.note(f"published as {config.publish_as}", path=str(result.published))
+    elif unmet:
+        progress.note(f"not published: {'; '.join(unmet)}", unmet=list(unmet))
+    drop_checkpoints(run_dir, config)
+    return result
+
+
+def _limits(config: Config, max_tokens: int) -> Limits:
+    return Limits(config.min_duration_s, config.max_duration_s, config.max_characters_per_s, max_tokens)
+
+
+def _digest(clips: Sequence[Clip], indices: Sequence[int]) -> str:
+    """Of the names and texts that are learnt from; reading all audio again would take as long as checking it."""
+    lines = "".join(f"{clips[index].name}\t{clips[index].text}\n" for index in indices)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _base_digest(base: Path) -> str:
+    weights = [path for path in sorted(base.iterdir()) if path.suffix in (".bin", ".safetensors")]
+    return "".join(sha256_of(path)[:16] for path in weights)
+
+
+def _evaluation(validation: SpeechExamples, before: _Heard, after: _Heard) -> dict[str, Any]:
+    """Scores, and the first few clips as they were heard before and after."""
+    shown = [
+        {"clip": validation.name(position), "text": validation.text(position), "before": was, "after": now}
+        for position, (was, now) in enumerate(zip(before.texts[:_SHOWN], after.texts[:_SHOWN], strict=True))
+    ]
+    return {
+        "clips": len(before.texts),
+        "before": asdict(before.rates),
+        "after": asdict(after.rates),
+        "examples": shown,
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
