@@ -1,4 +1,7 @@
-"""The road from cut-outs to weights, one command a stage: cutouts, vae, train, export, sheet."""
+"""The road from cut-outs to weights, one command a stage: cutouts, vae, train, export, sheet.
+
+``pack``, ``on_device`` and ``assemble`` are the road by way of a GPU.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,16 @@ from services.trainer.storybook import (
     concepts,
     cutouts,
     dataset,
+    device_training,
     export,
     parallel,
+    parts,
     sheet,
     train_text_to_image,
     train_vae,
+    weight_shards,
 )
+from services.trainer.storybook.plan import Planner
 
 SIZE_PX = 128
 
@@ -53,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=options.seed, help="(%(default)s)")
     command.add_argument("--workers", type=int, default=1, help="processes that share each batch (%(default)s)")
 
+    command = commands.add_parser("pack", help="write the archive that a training on a lent GPU needs")
+    command.add_argument("archive", type=Path, help="the .tar.xz to write")
+
+    command = commands.add_parser("assemble", help="turn the shards of a training on a GPU into what `export` reads")
+    command.add_argument("shards", type=Path)
+
     command = commands.add_parser("export", help="write the StableDiffusionPipeline directory, fp16 safetensors")
     command.add_argument("folder", type=Path)
 
@@ -75,7 +88,13 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     try:
         _run(args)
-    except (cutouts.CutoutError, concepts.ConceptError, dataset.EditionError, FileNotFoundError) as error:
+    except (
+        cutouts.CutoutError,
+        concepts.ConceptError,
+        dataset.EditionError,
+        weight_shards.ShardError,
+        FileNotFoundError,
+    ) as error:
         logging.error("%s", error)  # noqa: TRY400  (a traceback would hide the one line that helps)
         return 1
     return 0
@@ -98,6 +117,13 @@ def _run(args: argparse.Namespace) -> None:
         dataset.open_composer(args.work_dir, SIZE_PX)
         work = functools.partial(train_text_to_image.train, args.work_dir, SIZE_PX, options)
         parallel.run(work, args.workers, max(1, args.threads))
+    elif args.command == "pack":
+        book = dataset.CaptionBook(Planner(concepts.load()))
+        train_text_to_image.make_tokenizer(args.work_dir, book, range(20_000))
+        parts.pack(args.work_dir, args.archive)
+        logging.info("%s: %.1f MB", args.archive, args.archive.stat().st_size / 1e6)
+    elif args.command == "assemble":
+        device_training.assemble(args.shards, args.work_dir)
     elif args.command == "export":
         export.export(args.work_dir, args.folder)
     elif args.command == "sheet":

@@ -53,17 +53,20 @@ def write_shards(work_dir: Path, size_px: int, first: int, last: int) -> None:
     check_edition(work_dir)
     composer = open_composer(work_dir, size_px)
     for shard in range(first, last):
-        path = shard_path(work_dir, size_px, shard)
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (path.parent / "edition").write_text(EDITION, encoding="utf-8")
-        seeds = range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES)
-        images = np.stack([np.asarray(composer.compose(seed).image) for seed in seeds])
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.save(file, images)
-        temporary.rename(path)  # a shard is either whole or absent
+        compose_shard(composer, shard_path(work_dir, size_px, shard))
+
+
+def compose_shard(composer: Composer, path: Path) -> None:
+    """Compose the scenes of one shard, unless it is there."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / "edition").write_text(EDITION, encoding="utf-8")
+    images = np.stack([np.asarray(composer.compose(seed).image) for seed in seeds_of(path)])
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, images)
+    temporary.rename(path)  # a shard is either whole or absent
 
 
 def shards(work_dir: Path, size_px: int) -> list[Path]:

@@ -12,29 +12,10 @@ from services.trainer import checkpoint
 from services.trainer.storybook import model
 from services.trainer.storybook.diffusers_parts import (
     AutoencoderKL,
-    DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
 )
 
 DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "width": 128, "height": 128}
-
-
-def inference_schedule() -> DPMSolverMultistepScheduler:
-    """A second-order solver over the training schedule; good from about 12 steps on."""
-    training = model.noise_schedule().config
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=training.num_train_timesteps,
-        beta_schedule=training.beta_schedule,
-        beta_start=training.beta_start,
-        beta_end=training.beta_end,
-        prediction_type=training.prediction_type,
-        rescale_betas_zero_snr=training.rescale_betas_zero_snr,
-        timestep_spacing=training.timestep_spacing,
-        steps_offset=training.steps_offset,
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-        lower_order_final=True,
-    )
 
 
 def load_pipeline(work_dir: Path, size: model.ModelSize | None = None) -> StableDiffusionPipeline:
@@ -48,7 +29,7 @@ def load_pipeline(work_dir: Path, size: model.ModelSize | None = None) -> Stable
             raise FileNotFoundError(f"{part} is missing in {work_dir}: train first")
     vae = AutoencoderKL.from_pretrained(work_dir / "vae")
     tokenizer = CLIPTokenizer.from_pretrained(work_dir / "tokenizer")
-    size = size or model.ModelSize(latent_px=vae.config.sample_size // 8)
+    size = size or _size_of(work_dir, vae.config.sample_size // 8)
     both = torch.nn.ModuleDict(
         {"text_encoder": model.build_text_encoder(tokenizer, size), "unet": model.build_unet(size)}
     )
@@ -58,11 +39,20 @@ def load_pipeline(work_dir: Path, size: model.ModelSize | None = None) -> Stable
         text_encoder=both["text_encoder"].eval(),
         tokenizer=tokenizer,
         unet=both["unet"].eval(),
-        scheduler=inference_schedule(),
+        scheduler=model.inference_schedule(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _size_of(work_dir: Path, latent_px: int) -> model.ModelSize:
+    """Return the size that an assembled device run says it has, else the usual one."""
+    path = work_dir / "model_size.json"
+    if not path.exists():
+        return model.ModelSize(latent_px=latent_px)
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return model.ModelSize(**said | {"unet_channels": tuple(said["unet_channels"])})
 
 
 def export(work_dir: Path, folder: Path) -> None:
@@ -76,4 +66,6 @@ def export(work_dir: Path, folder: Path) -> None:
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)
-    (folder / "generation_config.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", encoding="utf-8")
+    size_px = pipeline.vae.config.sample_size
+    defaults = DEFAULTS | {"width": size_px, "height": size_px}
+    (folder / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from services.trainer.storybook.diffusers_parts import DDPMScheduler, UNet2DConditionModel
+from services.trainer.storybook.diffusers_parts import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from services.trainer.storybook.initialise import quiet_residuals
 
 MAX_TOKENS = 77
@@ -23,13 +23,19 @@ _WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Widths and depths; the defaults are what two CPU cores can train in an hour and run in a second or two."""
+    """Widths and depths; the defaults are what two CPU cores can train in an hour and run in a second or two.
+
+    Attributes:
+        latent_px: side of a latent; the picture's is 8 times as long.
+        unet_layers: residual blocks per level.
+    """
 
     text_width: int = 192
     text_layers: int = 2
     unet_channels: tuple[int, ...] = (48, 96, 192)
     head_width: int = 32
     latent_px: int = 16
+    unet_layers: int = 1
 
 
 def train_tokenizer(captions: Iterable[str], folder: Path, vocabulary: int = 4096) -> CLIPTokenizer:
@@ -104,7 +110,7 @@ def build_unet(size: ModelSize) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
         up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
         block_out_channels=size.unet_channels,
-        layers_per_block=1,
+        layers_per_block=size.unet_layers,
         cross_attention_dim=size.text_width,
         # diffusers calls the number of heads attention_head_dim here, for historical reasons.
         attention_head_dim=tuple(channels // size.head_width for channels in size.unet_channels),
@@ -132,4 +138,22 @@ def noise_schedule() -> DDPMScheduler:
         timestep_spacing="trailing",
         steps_offset=1,
         clip_sample=False,
+    )
+
+
+def inference_schedule() -> DPMSolverMultistepScheduler:
+    """A second-order solver over the training schedule; good from about 12 steps on."""
+    training = noise_schedule().config
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=training.num_train_timesteps,
+        beta_schedule=training.beta_schedule,
+        beta_start=training.beta_start,
+        beta_end=training.beta_end,
+        prediction_type=training.prediction_type,
+        rescale_betas_zero_snr=training.rescale_betas_zero_snr,
+        timestep_spacing=training.timestep_spacing,
+        steps_offset=training.steps_offset,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        lower_order_final=True,
     )

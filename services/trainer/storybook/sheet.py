@@ -61,7 +61,13 @@ def compose(images: list[Image.Image], tile_px: int = 192) -> Image.Image:
 
 def write(folder: Path, path: Path, steps: int, guidance_scale: float, seed: int = 0) -> float:
     """Draw the sheet of an exported model into a PNG file; return the mean seconds a picture took."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    return write_with(StableDiffusionPipeline.from_pretrained(folder), path, steps, guidance_scale, seed)
+
+
+def write_with(
+    pipeline: StableDiffusionPipeline, path: Path, steps: int, guidance_scale: float, seed: int = 0
+) -> float:
+    """Draw the sheet of a pipeline into a PNG file; return the mean seconds a picture took."""
     images, seconds = draw(pipeline, steps, guidance_scale, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     compose(images).quantize(192).save(path, optimize=True)

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from services.trainer import checkpoint
 from services.trainer.storybook import concepts, dataset, initialise, model, parallel
 from services.trainer.storybook.diffusers_parts import DDPMScheduler, UNet2DConditionModel
+from services.trainer.storybook.objective import denoising_loss
 from services.trainer.storybook.plan import Planner
 from services.trainer.storybook.train_vae import latent_space
 
@@ -101,19 +101,12 @@ class Trainer:
         """Take one step; return its loss. ``stopping`` is true afterwards if any process was asked to ``stop``."""
         part = slice(parallel.rank(), None, parallel.world_size())
         latents, noise, timesteps, ids = (tensor[part] for tensor in self.batch())
-        noisy = self.schedule.add_noise(latents, noise, timesteps).to(memory_format=torch.channels_last)
-        target = self.schedule.get_velocity(latents, noise, timesteps)
         states = self.text_encoder(ids).last_hidden_state
-        predicted = self.unet(noisy, timesteps, states).sample
-        alphas = self.schedule.alphas_cumprod[timesteps]
-        snr = alphas / (1 - alphas)
-        # Min-SNR weighting for v-prediction (arXiv:2303.09556), raised to 0.1 so that pure noise still teaches layout.
-        weight = (snr.clamp(max=self.options.min_snr_gamma) / (snr + 1)).clamp(min=0.1)
-        loss = (functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
+        loss = denoising_loss(self.unet, self.schedule, latents, noise, timesteps, states, self.options.min_snr_gamma)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
         self.optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         mean_loss, self.stopping = parallel.share(self.both.parameters(), float(loss.detach()), stop)
         torch.nn.utils.clip_grad_norm_(self.both.parameters(), 1.0)
         self.optimiser.step()

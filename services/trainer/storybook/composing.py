@@ -1,0 +1,93 @@
+"""Worker processes that compose scenes beside a training: pictures and several tokenised captions of each.
+
+``python -m services.trainer.storybook.composing`` is one worker. It imports no torch, so that sixteen of them start
+at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from services.trainer.storybook import concepts, cutouts, dataset, parts
+from services.trainer.storybook.plan import Planner
+from services.trainer.storybook.scenes import Composer
+
+WORDINGS = 8
+MAX_TOKENS = 77
+
+
+class FastTokenizer:
+    """What ``CLIPTokenizer`` of the same folder makes of a text, without transformers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        pad, end = (
+            token["content"] if isinstance(token, dict) else token
+            for token in (settings["pad_token"], settings["eos_token"])
+        )
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        self._pad, self._end = vocabulary[pad], vocabulary[end]
+
+    def ids(self, texts: list[str]) -> npt.NDArray[np.int16]:
+        """Return int16 (n, 77) ids, padded and cut."""
+        rows = np.full((len(texts), MAX_TOKENS), self._pad, np.int16)
+        for row, encoded in zip(rows, self._tokenizer.encode_batch(texts), strict=True):
+            ids = encoded.ids
+            ids = [*ids[: MAX_TOKENS - 1], self._end] if len(ids) > MAX_TOKENS else ids
+            row[: len(ids)] = ids
+        return rows
+
+
+def tokens_path(pictures: Path) -> Path:
+    """Return where the captions of a shard lie: int16 (scenes, ``WORDINGS``, 77)."""
+    return pictures.parent.parent / "tokens" / pictures.name
+
+
+def write_tokens(work_dir: Path, pictures: Path) -> None:
+    """Word and tokenise the captions of a shard."""
+    book = dataset.CaptionBook(Planner(concepts.load()))
+    tokenizer = FastTokenizer(work_dir / "tokenizer")
+    texts = [book.caption(seed, wording) for seed in dataset.seeds_of(pictures) for wording in range(WORDINGS)]
+    path = tokens_path(pictures)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, tokenizer.ids(texts).reshape(-1, WORDINGS, MAX_TOKENS))
+    temporary.rename(path)
+
+
+def start(work_dir: Path, size_px: int, workers: int, scenes: int) -> list[subprocess.Popen[bytes]]:
+    """Start workers that share shards up to ``scenes`` scenes; what is already there is kept."""
+    command = [sys.executable, "-m", __name__, str(work_dir), str(size_px), str(workers), str(scenes)]
+    return [subprocess.Popen([*command, str(number)]) for number in range(workers)]
+
+
+def main() -> None:
+    """Be one worker."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work_dir", type=Path)
+    for name in ("size_px", "workers", "scenes", "number"):
+        parser.add_argument(name, type=int)
+    args = parser.parse_args()
+    library = cutouts.CutoutLibrary(parts.icon_files(args.work_dir))
+    composer = Composer(library, concepts.load(), args.size_px)
+    shards = -(-args.scenes // dataset.SHARD_SCENES)
+    for shard in range(args.number, shards, args.workers):
+        pictures = dataset.shard_path(args.work_dir, args.size_px, shard)
+        if not tokens_path(pictures).exists():
+            # Captions are written last: a shard counts as there when its captions are.
+            dataset.compose_shard(composer, pictures)
+            write_tokens(args.work_dir, pictures)
+
+
+if __name__ == "__main__":
+    main()
