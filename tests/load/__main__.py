@@ -65,7 +65,7 @@ async def target_of(chosen: argparse.Namespace) -> AsyncIterator[Target]:
     if chosen.host:
         yield Target(chosen.host.rstrip("/"), {})
         return
-    async with running(chosen.ensemble, chosen.max_queued) as target:
+    async with running(chosen.ensemble, chosen.max_queued, chosen.fake_speed) as target:
         yield target
 
 
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="seconds for which requests arrive, at each rate")
     parser.add_argument("--ensemble", choices=["fake", "embedded"], default="fake")
     parser.add_argument("--max-queued", type=int, default=20, help="narratives that may be unfinished; then 429")
+    parser.add_argument("--fake-speed", type=float, default=1.0, help="how many times as fast the fakes are")
     parser.add_argument("--host", default="", help="URL of a gateway that runs already")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "load", help="folder for the report")
     chosen = parser.parse_args()

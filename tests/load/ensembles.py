@@ -43,8 +43,12 @@ class Target:
 
 
 @asynccontextmanager
-async def running(kind: str, max_queued: int) -> AsyncIterator[Target]:
-    """Starts the processes of the embedded profile, with ``kind`` "fake" all engines replaced by fakes."""
+async def running(kind: str, max_queued: int, fake_speed: float = 1.0) -> AsyncIterator[Target]:
+    """Starts the processes of the embedded profile, with ``kind`` "fake" all engines replaced by fakes.
+
+    Args:
+        fake_speed: how many times as fast as ``FAKE_S`` the fakes are.
+    """
     profile = load_profile("embedded")
     ports = {name: _free_port() for name in SERVICES}
     environment = dict(profile.environment)
@@ -56,13 +60,13 @@ async def running(kind: str, max_queued: int) -> AsyncIterator[Target]:
         del processes["llm"], environment["NARRATIVE_PROMPT__LLM_URL"]
         environment |= {
             "NARRATIVE_ASR__ENGINE": "fake",
-            "NARRATIVE_ASR__FAKE_SERVICE_S": str(FAKE_S["asr"]),
+            "NARRATIVE_ASR__FAKE_SERVICE_S": str(FAKE_S["asr"] / fake_speed),
             "NARRATIVE_PROMPT__ENGINE": "fake",
-            "NARRATIVE_PROMPT__FAKE_SERVICE_TIME_S": str(FAKE_S["prompt"]),
+            "NARRATIVE_PROMPT__FAKE_SERVICE_TIME_S": str(FAKE_S["prompt"] / fake_speed),
             "NARRATIVE_TRANSLATION__ENGINES": '["fake"]',
-            "NARRATIVE_TRANSLATION__FAKE_SECONDS_PER_TEXT": str(FAKE_S["translation"]),
+            "NARRATIVE_TRANSLATION__FAKE_SECONDS_PER_TEXT": str(FAKE_S["translation"] / fake_speed),
             "NARRATIVE_DIFFUSION__ENGINE": "fake",
-            "NARRATIVE_DIFFUSION__FAKE_BATCH_S": str(FAKE_S["diffusion"]),
+            "NARRATIVE_DIFFUSION__FAKE_BATCH_S": str(FAKE_S["diffusion"] / fake_speed),
         }
     taken = {name: value for name, value in os.environ.items() if name.startswith("NARRATIVE_")}
     assert not taken, f"these would change what is measured: {json.dumps(taken)}"

@@ -1,5 +1,6 @@
 """What a load test found, as Markdown with a plot."""
 
+import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,7 +81,7 @@ def _end_s(sample: dict[str, Any]) -> float:
 
 def percentile(ordered: list[float], percent: float) -> float:
     """Nearest rank of sorted values."""
-    return ordered[min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered) + 0.5) - 1))]
+    return ordered[max(1, math.ceil(percent * len(ordered) / 100)) - 1]
 
 
 def markdown(title: str, runs: list[Run], plot: str) -> str:
