@@ -4,6 +4,7 @@ Standard output gets one JSON object, standard error everything else. Exit statu
 143 stopped by a signal with a checkpoint saved.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = 0
     except NarrativeError as error:
         Console(stderr=True).print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)
-        result["error"] = error.message
+        result |= {"error": error.message, "errorType": type(error).__name__, "field": error.field}
         status = STOPPED if isinstance(error, Cancelled) else 1
     sys.stdout.write(f"{json.dumps(result, ensure_ascii=False)}\n")
     return status
@@ -65,7 +66,8 @@ def _train(recipe: str, config: RecipeConfig) -> dict[str, Any]:
         raise ServiceUnavailable(
             f"the trainer is not installed ({error.name} is missing): pip install 'colorized-narrative[trainer]'"
         ) from error
-    with clear_errors():
+    # Libraries that print must not spoil the result's JSON.
+    with clear_errors(), contextlib.redirect_stdout(sys.stderr):
         result: dict[str, Any] = training.run(config, Progress(config.progress)).model_dump(
             mode="json", by_alias=True, exclude_none=True
         )
