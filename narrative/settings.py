@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 APP = "colorized-narrative"
@@ -76,6 +76,21 @@ class ServiceSettings(ProcessSettings):
     drain_s: float = Field(30.0, ge=0, description="Seconds that running calls get to finish after SIGTERM.")
     max_connection_age_s: float = Field(
         300.0, gt=0, description="Seconds after which a client must reconnect, and so finds new replicas."
+    )
+
+
+class LeasingSettings(ServiceSettings):
+    """Base of the settings of services whose models may take turns with those of others on one device."""
+
+    residency_target: str = Field(
+        "",
+        description="gRPC name of the residency service, for example 127.0.0.1:50055; models then are on the device "
+        "only under a lease. Empty keeps them there for good.",
+    )
+    residency_wait_s: float = Field(300.0, gt=0, description="Longest wait for a lease, in seconds.")
+    residency_working_bytes: ByteSize = Field(
+        ByteSize(1 << 30),
+        description="Device memory a model needs beside its weights while it works; bytes or a size like 1GiB.",
     )
 
 

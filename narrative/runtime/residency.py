@@ -18,12 +18,21 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
-from narrative.errors import Cancelled, InvalidParameter, NarrativeError, OutOfMemory, ResourceExhausted
+from narrative.errors import (
+    Cancelled,
+    InvalidParameter,
+    ModelNotFound,
+    NarrativeError,
+    OutOfMemory,
+    ResourceExhausted,
+    ServiceUnavailable,
+)
 from narrative.v1 import residency_pb2, residency_pb2_grpc
 
 log = structlog.get_logger()
 _LOOK_S = 0.25
 _RECONNECT_S = 0.2
+_CLOSE_S = 30.0
 _OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
 
 
@@ -94,17 +103,32 @@ class ResidencyClient:
         self._thread = threading.Thread(target=self._stay_connected, name="residency", daemon=True)
 
     def add(self, model: str, num_bytes: int, movable: Movable) -> None:
-        """Declares a model, before ``start``; ``num_bytes`` is what it needs at work, working memory included."""
-        self._owned[model] = _Owned(num_bytes, movable)
+        """Declares a model; ``num_bytes`` is what it needs at work, working memory included."""
+        with self._changed:
+            self._owned[model] = _Owned(num_bytes, movable)
+
+    def remove(self, model: str) -> None:
+        """Sends a model away for good, once nobody works with it any more."""
+        with self._changed:
+            owned = self._owned[model]
+            self._changed.wait_for(lambda: not owned.leases)
+            del self._owned[model]
+        with owned.moving:
+            if owned.device:
+                owned.movable.offload()
+        with self._changed:
+            self._send(residency_pb2.AttachRequest(offloaded=residency_pb2.Offloaded(model=model)))
 
     def start(self) -> None:
         """Connects, and keeps the connection until ``close``."""
         self._thread.start()
 
     def close(self) -> None:
-        """Says good-bye: everything this process held is free. To be called when nothing works any more."""
+        """Refuses new leases, lets the work under way end, and says good-bye: all this process held is free."""
         self._closing.set()
         with self._changed:
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not any(owned.leases for owned in self._owned.values()), timeout=_CLOSE_S)
             if self._outgoing is not None:
                 self._outgoing.put(residency_pb2.AttachRequest(goodbye=residency_pb2.Goodbye()))
                 self._outgoing.put(None)
@@ -126,8 +150,10 @@ class ResidencyClient:
             OutOfMemory: the model can never fit, or its device had no room although the ledger had.
             ResourceExhausted: no room within ``wait_s``, or the residency service did not answer for so long.
             Cancelled: ``cancelled`` was set while it waited.
+            ModelNotFound: the model was removed.
+            ServiceUnavailable: closed.
         """
-        owned = self._owned[model]
+        owned = self._find(model)
         lease_id = uuid.uuid4().hex
         asked = _Asked(model, priority, time.monotonic() + self._wait_s)
         try:
@@ -150,13 +176,21 @@ class ResidencyClient:
                 self._send(residency_pb2.AttachRequest(release=release))
                 self._changed.notify_all()
 
+    def _find(self, model: str) -> _Owned:
+        with self._changed:
+            if model not in self._owned:
+                raise ModelNotFound(f"{model} was taken away", field="model")
+            return self._owned[model]
+
     def _wait_for(self, asked: _Asked, cancelled: threading.Event | None) -> None:
         while not asked.device and asked.refused is None:
+            if asked.model not in self._owned:
+                raise ModelNotFound(f"{asked.model} was taken away", field="model")
             left_s = asked.deadline_s - time.monotonic()
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled("the caller gave up while the model waited for memory")
             if self._closing.is_set():
-                raise Cancelled("the service is stopping")
+                raise ServiceUnavailable(f"the {self._name} service is stopping", retry_after_s=2.0)
             # The service's own refusal says more, so it gets a moment longer.
             if left_s < -1.0:
                 where = "is busy" if self._outgoing is not None else f"does not answer at {self._target}"
@@ -179,7 +213,7 @@ class ResidencyClient:
             log.info("loaded", model=model, device=device, load_s=round(time.monotonic() - started_s, 3))
 
     def _offload(self, model: str) -> None:
-        owned = self._owned[model]
+        owned = self._find(model)
         with owned.moving:
             with self._changed:
                 if owned.leases:
@@ -194,7 +228,7 @@ class ResidencyClient:
             self._send(residency_pb2.AttachRequest(offloaded=residency_pb2.Offloaded(model=model)))
 
     def _load_ahead(self, message: residency_pb2.Load) -> None:
-        owned = self._owned[message.model]
+        owned = self._find(message.model)
         try:
             self._bring(message.model, owned, message.device)
         finally:
@@ -202,6 +236,7 @@ class ResidencyClient:
                 owned.leases.discard(message.lease_id)
                 release = residency_pb2.Release(lease_id=message.lease_id, is_resident=bool(owned.device))
                 self._send(residency_pb2.AttachRequest(release=release))
+                self._changed.notify_all()
 
     def _send(self, message: residency_pb2.AttachRequest) -> None:
         """Sends where there is a connection; what a new one needs to know is told when it is made."""
@@ -285,7 +320,8 @@ class ResidencyClient:
                 self._in_background(self._offload, message.offload.model)
             case "load":
                 with self._changed:
-                    owned = self._owned[message.load.model]
+                    if (owned := self._owned.get(message.load.model)) is None:
+                        return
                     owned.leases.add(message.load.lease_id)
                     owned.assigned = message.load.device
                 self._in_background(self._load_ahead, message.load)

@@ -103,11 +103,11 @@ class WhisperEngine:
             yield Progress("transcription", _DIARIZED + (1 - _DIARIZED) * done)
             if cancelled.is_set():
                 raise Cancelled("the caller gave up while the recording was being transcribed")
-            transcripts = whisper.transcribe(
-                [Stretch(_read(recording, w), options.language, assembly.likely_language(w)) for w in batch],
-                temperature=options.temperature,
-                translate=options.translate_to_english,
-            )
+            stretches = [Stretch(_read(recording, w), options.language, assembly.likely_language(w)) for w in batch]
+            with self._models.using(model, cancelled) as whisper:
+                transcripts = whisper.transcribe(
+                    stretches, temperature=options.temperature, translate=options.translate_to_english
+                )
             for window, transcript in zip(batch, transcripts, strict=True):
                 yield from assembly.segments(window, transcript)
         if not assembly.count:

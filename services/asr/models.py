@@ -1,5 +1,6 @@
 """The transcription models that can be asked for: those of the settings, and those that the trainer published."""
 
+import contextlib
 import json
 import re
 import threading
@@ -10,6 +11,8 @@ from pathlib import Path
 import structlog
 
 from narrative.catalogue import Catalogue
+from narrative.errors import NarrativeError, WeightsError
+from narrative.runtime.residency import ResidencyClient
 from services.asr.engine import ModelInfo
 from services.asr.options import check_model
 from services.asr.settings import AsrSettings
@@ -28,10 +31,13 @@ class TranscriptionModels:
 
     The folder of published models is looked at with every request, so that a model that was trained a moment ago can
     be used at once. A published model does not hide one of the settings.
+
+    Under residency "in memory" means in the books of the residency service: weights are on the device under a lease.
     """
 
     def __init__(self, settings: AsrSettings) -> None:
         self._settings = settings
+        self._residency: ResidencyClient | None = None
         self._infos: dict[str, ModelInfo] = {}
         self._configured: dict[str, Whisper] = {}
         self._published: OrderedDict[str, tuple[int, Whisper]] = OrderedDict()
@@ -43,12 +49,15 @@ class TranscriptionModels:
         Raises:
             WeightsError, ModelNotFound: one of them is not here or cannot be loaded.
         """
+        if self._settings.residency_target:
+            self._residency = ResidencyClient(self._settings.residency_target, "asr", self._settings.residency_wait_s)
+            self._residency.start()
         catalogue = Catalogue()
         licences = {entry.id: entry.licence for entry in catalogue}
         for model in self._settings.models:
             folder = catalogue.resolve(model, self._settings.common.models_dir)
             name = model if model in licences else folder.name
-            self._configured[name] = whisper = self._open(folder)
+            self._configured[name] = whisper = self._open(name, folder)
             self._infos[name] = ModelInfo(
                 name,
                 "transcription",
@@ -60,6 +69,8 @@ class TranscriptionModels:
 
     def close(self) -> None:
         """Lets go of everything."""
+        if self._residency is not None:
+            self._residency.close()
         self._infos.clear()
         self._configured.clear()
         self._published.clear()
@@ -78,6 +89,22 @@ class TranscriptionModels:
         check_model(name, infos)
         return infos[name or next(iter(infos))]
 
+    @contextlib.contextmanager
+    def using(self, name: str, cancelled: threading.Event) -> Iterator[Whisper]:
+        """The model of that name with its weights on the device for as long as the block runs.
+
+        Raises:
+            ModelNotFound, WeightsError: as ``open``.
+            ResourceExhausted, OutOfMemory: there was no room on the device.
+            Cancelled: ``cancelled`` was set while it waited for room.
+        """
+        whisper = self.open(name)
+        if self._residency is None:
+            yield whisper
+            return
+        with self._residency.lease(name, cancelled=cancelled):
+            yield whisper
+
     def open(self, name: str) -> Whisper:
         """The model of that name, loaded where it was not; takes seconds, so it is for worker threads.
 
@@ -93,10 +120,12 @@ class TranscriptionModels:
             version = (folder / CARD).stat().st_mtime_ns
             held = self._published.pop(name, None)
             if held is None or held[0] != version:
-                held = (version, self._open(folder))
+                if held is not None:
+                    self._forget(name)
+                held = (version, self._open(name, folder))
             self._published[name] = held
             while len(self._published) > self._settings.max_published_models:
-                self._published.popitem(last=False)
+                self._forget(self._published.popitem(last=False)[0])
             return held[1]
 
     def _find_published(self) -> Iterator[tuple[str, ModelInfo]]:
@@ -111,14 +140,43 @@ class TranscriptionModels:
             if _NAME.fullmatch(name):
                 yield name, ModelInfo(name, "transcription", _ENGINE, str(about.get("licence", "")), languages)
 
-    def _open(self, folder: Path) -> Whisper:
+    def _open(self, name: str, folder: Path) -> Whisper:
         settings = self._settings
-        return Whisper(
+        whisper = Whisper(
             folder,
-            device=settings.device,
             compute_type=settings.compute_type,
             cpu_threads=settings.cpu_threads,
             workers=settings.max_workers,
             beam_size=settings.beam_size,
             min_context_s=settings.min_context_s,
         )
+        if self._residency is None:
+            whisper.load(settings.device)
+            return whisper
+        num_bytes = weight_bytes(folder, settings.compute_type) + int(settings.residency_working_bytes)
+        self._residency.add(name, num_bytes, whisper)
+        try:
+            # Once on the device it is warm, and its languages are known.
+            with self._residency.lease(name):
+                return whisper
+        except NarrativeError:
+            self._residency.remove(name)
+            raise
+
+    def _forget(self, name: str) -> None:
+        if self._residency is not None:
+            self._residency.remove(name)
+
+
+def weight_bytes(folder: Path, compute_type: str) -> int:
+    """Bytes of a model's weights in memory, from the size of its file: published files hold two bytes a value.
+
+    Raises:
+        WeightsError: the folder holds no model.
+    """
+    file = folder / "model.bin"
+    if not file.is_file():
+        raise WeightsError(f"{folder} cannot be loaded as a Whisper model: it has no model.bin")
+    # 8-bit weights bring a scale for every row, and the convolutions stay as they are.
+    share = 0.55 if compute_type.startswith("int8") else 2.0 if compute_type == "float32" else 1.0
+    return round(file.stat().st_size * share)

@@ -62,7 +62,7 @@ class _Progress:
 
 
 class Whisper:
-    """A loaded model in CTranslate2 form.
+    """A model in CTranslate2 form, to be loaded before use.
 
     Whisper pads everything to 30 s, so that a turn of three seconds costs as much as one of thirty. The encoder itself
     takes less, and with ten seconds of context and a tail of silence the words stay the same; where they come out
@@ -73,37 +73,56 @@ class Whisper:
         workers: calls that run at the same time.
         min_context_s: least audio the encoder is given, 10 to 30.
 
-    Raises:
-        WeightsError: the folder holds no such model, or the device cannot run it.
+    Attributes:
+        languages: ISO 639-1 codes it understands; known once it has been loaded.
     """
 
+    languages: Sequence[str] = ()
+    _model: WhisperModel
+
     def __init__(
-        self,
-        folder: Path,
-        *,
-        device: str,
-        compute_type: str,
-        cpu_threads: int,
-        workers: int,
-        beam_size: int,
-        min_context_s: float,
+        self, folder: Path, *, compute_type: str, cpu_threads: int, workers: int, beam_size: int, min_context_s: float
     ) -> None:
-        try:
-            self._model = WhisperModel(
-                str(folder), device=device, compute_type=compute_type, cpu_threads=cpu_threads, num_workers=workers
-            )
-        except (RuntimeError, ValueError) as error:
-            raise WeightsError(f"{folder} cannot be loaded as a Whisper model on {device}: {error}") from error
+        self._folder = folder
+        self._compute_type = compute_type
+        self._cpu_threads = cpu_threads
+        self._workers = workers
         self._beam_size = beam_size
         self._min_context_s = min_context_s
+        self._device = ""
+
+    def load(self, device: str) -> None:
+        """Brings the weights to a device: "cpu", "cuda", "cuda:1", or "host:0" for memory of this machine.
+
+        Raises:
+            WeightsError: the folder holds no such model, or the device cannot run it.
+            OutOfMemory: the device has no room.
+        """
+        try:
+            if device == self._device:
+                self._model.model.load_model()
+                return
+            kind, _, index = device.partition(":")
+            self._model = WhisperModel(
+                str(self._folder),
+                device="cpu" if kind == "host" else kind,
+                device_index=int(index or 0) if kind == "cuda" else 0,
+                compute_type=self._compute_type,
+                cpu_threads=self._cpu_threads,
+                num_workers=self._workers,
+            )
+        except (RuntimeError, ValueError) as error:
+            if "out of memory" in str(error).lower():
+                raise OutOfMemory(f"{device} has no room for {self._folder.name} now", retry_after_s=5.0) from error
+            raise WeightsError(f"{self._folder} cannot be loaded as a Whisper model on {device}: {error}") from error
+        self._device = device
+        self.languages = list(self._model.supported_languages)
         # The first call allocates buffers and chooses kernels; better now than in a request.
         self.transcribe([Stretch(np.zeros(SAMPLE_RATE_HZ, np.float32), "en")], temperature=0.0)
 
-    @property
-    def languages(self) -> Sequence[str]:
-        """ISO 639-1 codes it understands."""
-        languages: list[str] = self._model.supported_languages
-        return languages
+    def offload(self) -> None:
+        """Takes the weights off the device: from a GPU to host memory, from host memory altogether."""
+        self._model.model.unload_model(to_cpu=self._device.startswith("cuda"))
 
     def context_s(self, duration_s: float) -> float:
         """Seconds of audio the encoder is given for so much speech: speech, and silence that ends it."""

@@ -12,6 +12,7 @@ import torch
 
 from narrative.catalogue import Catalogue
 from narrative.errors import WeightsError
+from narrative.runtime.residency import ResidencyClient
 from services.diffusion.adapters import AdapterFolder
 from services.diffusion.blocking import generate
 from services.diffusion.drawing_thread import Batch, DrawingThread, Order
@@ -36,6 +37,7 @@ class DiffusersEngine:
         self._cards: list[ModelCard] = []
         self._loaded: dict[str, LoadedModel] = {}
         self._planner: Planner | None = None
+        self._residency: ResidencyClient | None = None
 
     def load(self) -> None:
         torch.set_num_threads(self._settings.num_threads or os.cpu_count() or 1)
@@ -50,13 +52,20 @@ class DiffusersEngine:
             raise WeightsError(f"two models have one name: {', '.join(card.id for card in self._cards)}")
         for card in self._cards:
             self._loaded[card.id] = LoadedModel(card, self._adapters, self._settings)
+        if self._settings.residency_target:
+            self._residency = self._attach(self._settings)
         self._planner = Planner(self._cards, self._adapters, self._settings)
         self._thread.start()
         for card in self._cards:
             self._warm_up(card)
 
     def close(self) -> None:
+        if self._residency is not None:
+            self._residency.close()
         self._thread.close()
+        for model in self._loaded.values():
+            if model.weights is not None:
+                model.weights.close()
         self._loaded.clear()
 
     def models(self) -> list[ModelInfo]:
@@ -78,7 +87,20 @@ class DiffusersEngine:
         return generate(self, request)
 
     def _draw(self, batch: Batch) -> None:
-        self._loaded[batch.pictures[0].settings.model].draw(batch)
+        model = self._loaded[batch.pictures[0].settings.model]
+        if self._residency is None:
+            model.draw(batch)
+            return
+        with self._residency.lease(model.card.id):
+            model.draw(batch)
+
+    def _attach(self, settings: DiffusionSettings) -> ResidencyClient:
+        residency = ResidencyClient(settings.residency_target, "diffusion", settings.residency_wait_s)
+        for name, model in self._loaded.items():
+            assert model.weights is not None
+            residency.add(name, model.weights.num_bytes + int(settings.residency_working_bytes), model.weights)
+        residency.start()
+        return residency
 
     def _read_card(self, catalogue: Catalogue, model: str) -> ModelCard:
         path = catalogue.resolve(model, self._settings.common.models_dir)

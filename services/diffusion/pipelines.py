@@ -14,6 +14,7 @@ from services.diffusion.drawing_thread import Batch, Drawn
 from services.diffusion.encoding import dropped_text, encode
 from services.diffusion.lora import ActiveAdapters
 from services.diffusion.model_folder import ModelCard
+from services.diffusion.packed_weights import PackedWeights, is_out_of_memory
 from services.diffusion.plan import Picture
 from services.diffusion.png import encode_png
 from services.diffusion.settings import DiffusionSettings
@@ -31,6 +32,9 @@ _VERSIONS = {"diffusers": diffusers.__version__, "torch": torch.__version__, "tr
 class LoadedModel:
     """A pipeline in memory; only one thread at a time may draw with it.
 
+    Attributes:
+        weights: under residency, what must be loaded before drawing; None where they are on the device for good.
+
     Raises:
         WeightsError: the folder cannot be loaded.
     """
@@ -39,7 +43,9 @@ class LoadedModel:
         self.card = card
         self._tiling_px = settings.vae_tiling_px
         self._device = pick_device(settings.device)
-        self._pipeline = _load(card, pick_dtype(settings.dtype, self._device)).to(self._device)
+        self._pipeline = _load(card, pick_dtype(settings.dtype, self._device))
+        if not settings.residency_target:
+            self._pipeline.to(self._device)
         self._adapters = ActiveAdapters(self._pipeline, adapters, settings.max_loaded_adapters)
         self._scheduler_config = self._pipeline.scheduler.config
         self._splitter = PictureSplitter(settings.pictures_per_call)
@@ -49,6 +55,10 @@ class LoadedModel:
             denoiser.to(memory_format=torch.channels_last)
         denoiser.forward = self._splitter.wrap(denoiser.forward)
         self._pipeline.vae.decode = self._splitter.wrap(self._pipeline.vae.decode)
+        self.weights: PackedWeights | None = None
+        if settings.residency_target:
+            modules = [part for part in self._pipeline.components.values() if isinstance(part, torch.nn.Module)]
+            self.weights = PackedWeights(modules, settings.residency_host)
 
     def draw(self, batch: Batch) -> None:
         """Draws pictures of equal settings.
@@ -76,11 +86,8 @@ class LoadedModel:
                 ).images
         except EverythingCancelled:
             return
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(pictures[0], len(pictures)) from error
         except RuntimeError as error:
-            # The CPU allocator has no exception class of its own.
-            if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+            if is_out_of_memory(error):
                 raise self._out_of_memory(pictures[0], len(pictures)) from error
             raise
         duration_s = time.monotonic() - started_s

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import ServiceSettings
+from narrative.settings import LeasingSettings
 
 
-class DiffusionSettings(ServiceSettings):
+class DiffusionSettings(LeasingSettings):
     """Read from ``NARRATIVE_DIFFUSION__*``."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_DIFFUSION__", extra="ignore")
@@ -38,6 +38,14 @@ class DiffusionSettings(ServiceSettings):
     num_threads: int = Field(0, ge=0, description="CPU threads of one computation; 0 for all cores.")
     deterministic: bool = Field(True, description="Use deterministic GPU kernels: a seed always gives its picture.")
     vae_tiling_px: int = Field(1 << 21, ge=1, description="Pictures of more pixels than this are decoded in tiles.")
+
+    residency_host: Literal["memory", "disk"] = Field(
+        "memory", description="Where weights are while they are off the device: pinned host memory, or a mapped file."
+    )
+    residency_working_bytes: ByteSize = Field(
+        ByteSize(4 << 30),
+        description="Device memory a model needs beside its weights while it works; bytes or a size like 1GiB.",
+    )
 
     max_batch_size: int = Field(4, ge=1, le=64, description="Pictures drawn together.")
     batch_window_ms: float = Field(5.0, ge=0, le=1000, description="Milliseconds to wait for others to draw with.")

@@ -137,10 +137,10 @@ class Ledger:
         return self._decide()
 
     def offloaded(self, owner: str, model: str) -> list[Decision]:
-        """The owner says that a model it was asked to offload has left."""
+        """The owner says that an idle model has left, asked or of its own accord."""
         self.seen(owner)
         found = self._models.get(ModelKey(owner, model))
-        if found is not None and found.is_leaving:
+        if found is not None and not found.leases:
             found.device, found.leaving_since_s = "", None
         return self._decide()
 

@@ -1,0 +1,165 @@
+"""The weights of a model in one contiguous buffer, so that moving them is one copy."""
+
+import gc
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from narrative.errors import OutOfMemory
+
+# CUDA's own allocator aligns so, and no CPU kernel asks for more.
+_ALIGNMENT = 256
+_KEY = "packed"
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a tensor lies in the buffer; its strides are kept, because the memory format is part of the model."""
+
+    tensor: torch.Tensor
+    offset: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    num_bytes: int
+
+
+class PackedWeights:
+    """Every parameter and buffer of some modules: on a device while it is loaded, in host memory or on disk while not.
+
+    An away model has tensors without elements, so that using it without loading it fails instead of being wrong.
+    Weights are taken for constant while they are on the device; tensors that were added or removed meanwhile (adapters)
+    are noticed, and the whole is packed anew.
+
+    Args:
+        modules: whose tensors; packed and away once this returns.
+        host: "memory" keeps them in one host buffer, pinned where CUDA is there; "disk" in a safetensors file that is
+            mapped into memory, so that the system may take its pages back.
+        folder: where the file goes, for "disk".
+    """
+
+    def __init__(
+        self, modules: Sequence[nn.Module], host: Literal["memory", "disk"] = "memory", folder: Path | None = None
+    ) -> None:
+        self._modules = modules
+        self._file = Path(tempfile.mkstemp(".safetensors", "weights-", folder)[1]) if host == "disk" else None
+        self._slots: list[_Slot] = []
+        self._host = torch.empty(0, dtype=torch.uint8)
+        self._pack()
+        self._empty()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that they take on a device."""
+        return self._host.numel()
+
+    def load(self, device: str) -> None:
+        """Brings the weights to "cuda:0" or the like, or to memory of this machine for a declared "host:0".
+
+        Raises:
+            OutOfMemory: there is no room, even after everything that can be given back has been.
+        """
+        target = torch.device("cpu" if device.startswith("host") else device)
+        try:
+            buffer = self._copy_to(target)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _compact(target)
+            try:
+                buffer = self._copy_to(target)
+            except (torch.OutOfMemoryError, RuntimeError) as again:
+                if not is_out_of_memory(again):
+                    raise
+                raise OutOfMemory(
+                    f"no {self.num_bytes} bytes are free on {device}, although they should be", retry_after_s=5.0
+                ) from again
+        for slot in self._slots:
+            flat = buffer[slot.offset : slot.offset + slot.num_bytes].view(slot.tensor.dtype)
+            slot.tensor.data = flat.as_strided(slot.size, slot.stride)
+
+    def offload(self) -> None:
+        """Sends the weights away and gives the device's memory back."""
+        if [id(tensor) for tensor in _tensors(self._modules)] != [id(slot.tensor) for slot in self._slots]:
+            self._pack()
+        devices = {slot.tensor.device for slot in self._slots}
+        self._empty()
+        for device in devices:
+            _compact(device)
+
+    def close(self) -> None:
+        """Removes the file, where there is one."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    def _pack(self) -> None:
+        slots, offset = [], 0
+        dense = []
+        for tensor in _tensors(self._modules):
+            # A copy has no gaps, and the strides of the original where those had none either.
+            copy = tensor.detach().clone(memory_format=torch.preserve_format)
+            dense.append(copy)
+            num_bytes = copy.numel() * copy.element_size()
+            slots.append(_Slot(tensor, offset, copy.size(), copy.stride(), num_bytes))
+            offset += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+        host = torch.empty(offset, dtype=torch.uint8, pin_memory=torch.cuda.is_available() and self._file is None)
+        for slot, copy in zip(slots, dense, strict=True):
+            if slot.num_bytes:
+                flat = copy.as_strided((copy.numel(),), (1,)).view(torch.uint8)
+                host[slot.offset : slot.offset + slot.num_bytes].copy_(flat)
+        self._slots = slots
+        self._host = host if self._file is None else _on_disk(host, self._file)
+
+    def _copy_to(self, target: torch.device) -> torch.Tensor:
+        buffer = torch.empty(self._host.numel(), dtype=torch.uint8, device=target)
+        if target.type != "cuda":
+            return buffer.copy_(self._host)
+        # A stream of its own: the copy waits for nothing that another model computes.
+        stream = torch.cuda.Stream(target)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            buffer.copy_(self._host, non_blocking=True)
+        stream.synchronize()
+        return buffer
+
+    def _empty(self) -> None:
+        for slot in self._slots:
+            slot.tensor.data = torch.empty(0, dtype=slot.tensor.dtype)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; the CPU allocator has no exception class of its own."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def _tensors(modules: Iterable[nn.Module]) -> Iterator[torch.Tensor]:
+    """Parameters and buffers, each once however often it is shared."""
+    seen: set[int] = set()
+    for module in modules:
+        for part in module.modules():
+            for tensor in (*part._parameters.values(), *part._buffers.values()):
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield tensor
+
+
+def _on_disk(packed: torch.Tensor, file: Path) -> torch.Tensor:
+    """Writes the buffer and gives it back as mapped from the file, without a copy in memory."""
+    save_file({_KEY: packed}, file)
+    with safe_open(file, framework="pt") as mapped:
+        tensor: torch.Tensor = mapped.get_tensor(_KEY)
+    return tensor
+
+
+def _compact(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()

@@ -1,0 +1,133 @@
+"""The real engines on a declared device whose budget forces them to take turns: the same words, the same pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import wave
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from faster_whisper.audio import decode_audio
+
+from narrative.runtime.channel import open_channel
+from narrative.runtime.server import Service, ServiceServer
+from narrative.settings import ServiceSettings
+from narrative.v1 import asr_pb2, asr_pb2_grpc, diffusion_pb2, diffusion_pb2_grpc
+from services.asr.__main__ import build_service
+from services.asr.settings import AsrSettings
+from services.diffusion.__main__ import make_service as make_diffusion
+from services.diffusion.settings import DiffusionSettings
+from services.residency.__main__ import make_service as make_residency
+from services.residency.settings import ResidencySettings
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+MIB = 1 << 20
+# Whisper base takes 76 MiB and Storybook 25: with their working memory they do not fit together.
+BUDGET = 150 * MIB
+WORKING = 60 * MIB
+
+
+def first_seconds(path: Path, seconds: int) -> bytes:
+    """A WAV file of the beginning of a recording."""
+    samples = decode_audio(str(path))[: seconds * 16_000]
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        writer.writeframes((samples * 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+@asynccontextmanager
+async def running(service: Service, settings: ServiceSettings) -> AsyncIterator[str]:
+    server = ServiceServer(service, settings)
+    target = f"127.0.0.1:{await server.start()}"
+    await server.load()
+    try:
+        yield target
+    finally:
+        await server.stop()
+
+
+async def transcribe(target: str, recording: bytes) -> list[str]:
+    async def requests() -> AsyncIterator[asr_pb2.TranscribeRequest]:
+        options = asr_pb2.TranscribeOptions(filename="talk.flac", skip_diarization=True)
+        yield asr_pb2.TranscribeRequest(options=options)
+        for start in range(0, len(recording), MIB // 2):
+            yield asr_pb2.TranscribeRequest(chunk=recording[start : start + MIB // 2])
+
+    async with open_channel(target) as channel:
+        responses = asr_pb2_grpc.AsrServiceStub(channel).Transcribe(requests(), timeout=120)
+        return [one.segment.text async for one in responses if one.HasField("segment")]
+
+
+async def draw(target: str, prompt: str) -> bytes:
+    request = diffusion_pb2.GenerateImagesRequest(prompt=prompt, seed=7, num_inference_steps=4)
+    async with open_channel(target) as channel:
+        responses = diffusion_pb2_grpc.DiffusionServiceStub(channel).GenerateImages(request, timeout=120)
+        return b"".join([one.chunk.data async for one in responses if one.HasField("chunk")])
+
+
+async def story(asr: str, diffusion: str, recording: bytes) -> tuple[list[str], list[bytes]]:
+    """A transcription, then pictures, then both at once."""
+    words = await transcribe(asr, recording)
+    pictures = [await draw(diffusion, prompt) for prompt in ("a boat on the sea", "a forest at night")]
+    again, picture = await asyncio.gather(transcribe(asr, recording), draw(diffusion, "a house in the snow"))
+    return words + again, [*pictures, picture]
+
+
+async def test_turns_on_one_device_change_no_word_and_no_pixel(models_dir: Path, speech: Path) -> None:
+    recording = first_seconds(speech / "librivox.flac", 5)
+    common = {"port": 0, "drain_s": 1.0}
+    asr_settings = AsrSettings(**common, cpu_threads=2)
+    diffusion_settings = DiffusionSettings(**common, num_threads=2)
+    async with (
+        running(build_service(asr_settings), asr_settings) as asr,
+        running(make_diffusion(diffusion_settings), diffusion_settings) as diffusion,
+    ):
+        expected = await story(asr, diffusion, recording)
+
+    residency_settings = ResidencySettings(
+        port=0, devices={"host:0": BUDGET}, recovery_s=0.1, min_resident_s=0.0, drain_s=0.1
+    )
+    residency_service = make_residency(residency_settings)
+    async with running(residency_service, residency_settings) as residency:
+        leasing = {**common, "residency_target": residency, "residency_working_bytes": WORKING}
+        asr_settings = AsrSettings(**leasing, cpu_threads=2)
+        diffusion_settings = DiffusionSettings(**leasing, num_threads=2)
+        async with (
+            running(build_service(asr_settings), asr_settings) as asr,
+            running(make_diffusion(diffusion_settings), diffusion_settings) as diffusion,
+        ):
+            got = await story(asr, diffusion, recording)
+            snapshot = residency_service.engine.snapshot()  # type: ignore[attr-defined]
+            assert snapshot.booked_bytes("host:0") <= BUDGET
+            assert sum(model.num_bytes for model in snapshot.models) > BUDGET, "nobody had to leave"
+        assert residency_service.engine.snapshot().models == ()  # type: ignore[attr-defined]
+    assert got == expected
+
+
+def test_the_weights_of_storybook_come_back_bit_for_bit(tmp_path: Path) -> None:
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from narrative.catalogue import Catalogue
+    from narrative.settings import CommonSettings
+    from services.diffusion.packed_weights import PackedWeights
+
+    folder = Catalogue().resolve("storybook", CommonSettings().models_dir)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    for host in ("memory", "disk"):
+        weights = PackedWeights([unet], host, tmp_path)
+        for _ in range(2):
+            weights.load("host:0")
+            weights.offload()
+        weights.load("host:0")
+        assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items())
+        weights.close()
