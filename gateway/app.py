@@ -16,10 +16,10 @@ from gateway.edge import Edge
 from gateway.events import EventLog
 from gateway.jobs import Jobs
 from gateway.parts import Gateway
-from gateway.routes import audio, health, images, media, models, narratives, page, uploads
+from gateway.routes import audio, gpus, health, images, media, models, narratives, page, uploads
 from gateway.settings import GatewaySettings
-from gateway.store import Objects
 from gateway.workflow import Narrator
+from narrative.objects import Objects
 from narrative.runtime.tracing import client_interceptors
 
 log = structlog.get_logger()
@@ -44,7 +44,15 @@ def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Edge, max_request_bytes=settings.max_request_bytes, upload_paths=_UPLOAD_PATHS)
-    for router in (narratives.router, media.router, uploads.router, audio.router, images.router, models.router):
+    for router in (
+        narratives.router,
+        media.router,
+        uploads.router,
+        audio.router,
+        images.router,
+        models.router,
+        gpus.router,
+    ):
         app.include_router(router, dependencies=[Depends(require_key)])
     for router in (health.router, page.router):
         app.include_router(router)

@@ -10,8 +10,8 @@ from gateway.database import Database
 from gateway.events import EventLog
 from gateway.jobs import Jobs
 from gateway.settings import GatewaySettings
-from gateway.store import Objects
 from gateway.workflow import Narrator
+from narrative.objects import Objects
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 from gateway.clients import Drawn, Services
 from gateway.options import NarrativeOptions
-from gateway.store import Objects, image_key
+from gateway.store import image_key
 from narrative.errors import ModelOutputInvalid
+from narrative.objects import Objects
 from narrative.v1 import common_pb2, diffusion_pb2, prompt_pb2
 
 ENGLISH = "en"

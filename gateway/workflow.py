@@ -33,9 +33,10 @@ from gateway.jobs import CANCELLED, FAILED, SUCCEEDED, Job, Jobs, timestamp
 from gateway.options import NarrativeOptions
 from gateway.patience import T, patiently
 from gateway.settings import GatewaySettings
-from gateway.store import Objects, audio_key, speaker_key, story_key, transcript_key
+from gateway.store import audio_key, speaker_key, story_key, transcript_key
 from gateway.transcript import transcribe
 from narrative.errors import NarrativeError, NoSpeech, NotFound, to_problem
+from narrative.objects import Objects
 from narrative.runtime.metrics import UNFINISHED
 
 log = structlog.get_logger()

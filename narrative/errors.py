@@ -195,6 +195,12 @@ def _subclasses(cls: type[NarrativeError]) -> dict[str, type[NarrativeError]]:
     return found
 
 
+def named_error(name: str, message: str, *, field: str = "", retry_after_s: float = 0.0) -> NarrativeError:
+    """The error of the class called ``name``, a plain NarrativeError where there is none."""
+    cls = _subclasses(NarrativeError).get(name, NarrativeError)
+    return cls(message, field=field, retry_after_s=retry_after_s)
+
+
 def to_detail(error: NarrativeError) -> bytes:
     """Serialises an error for the trailing metadata of a call."""
     return common_pb2.ErrorDetail(
@@ -214,8 +220,7 @@ def from_rpc_error(error: grpc.RpcError, service: str) -> NarrativeError:
     for key, value in error.trailing_metadata() or ():
         if key == DETAIL_KEY and isinstance(value, bytes):
             detail = common_pb2.ErrorDetail.FromString(value)
-            cls = _subclasses(NarrativeError).get(detail.type, NarrativeError)
-            return cls(detail.message, field=detail.field, retry_after_s=detail.retry_after_s)
+            return named_error(detail.type, detail.message, field=detail.field, retry_after_s=detail.retry_after_s)
     code, said = error.code(), error.details()
     if code is grpc.StatusCode.UNAVAILABLE:
         return ServiceUnavailable(f"{service} cannot be reached: {said}", retry_after_s=1.0)

@@ -14,10 +14,10 @@ from gateway.intake import checked_recording, upload_form
 from gateway.options import Language, NameOrEmpty, NarrativeOptions
 from gateway.parts import Parts
 from gateway.problems import invalid_parameter, responses
-from gateway.store import CHUNK_BYTES
 from gateway.subtitles import as_srt, as_text, as_vtt
 from gateway.transcript import collect
 from narrative.errors import InvalidParameter, NoSpeech
+from narrative.objects import CHUNK_BYTES
 from narrative.v1 import asr_pb2
 
 router = APIRouter(prefix="/v1/audio", tags=["openai"])

@@ -17,8 +17,8 @@ from gateway.jobs import UNFINISHED, Job, timestamp
 from gateway.options import NarrativeOptions
 from gateway.parts import Gateway, NarrativeId, Parts
 from gateway.problems import invalid_parameter, responses
-from gateway.store import Objects
 from narrative.errors import Conflict, InvalidInput, InvalidParameter
+from narrative.objects import Objects
 
 router = APIRouter(prefix="/v1/narratives", tags=["narratives"])
 
