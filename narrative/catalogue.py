@@ -56,7 +56,7 @@ class ModelEntry(_Strict):
     id: str
     task: Literal[
         "transcription", "speaker-embedding", "diarization", "scene-writing", "translation", "sentence-embedding",
-        "text-to-image", "image-editing",
+        "text-to-image", "image-editing", "picture-judging",
     ]  # fmt: skip
     title: str
     licence: str = Field(description="SPDX identifier, or a short name where there is none.")

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from narrative.cli import config, ensemble, models, picture, story, train, transcribe
+from narrative.cli import config, ensemble, evaluate, models, picture, story, train, transcribe
 from narrative.cli.console import err
 from narrative.errors import NarrativeError
 
@@ -25,6 +25,11 @@ app.command(
     add_help_option=False,  # Recipes have help of their own.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(train.train)
+app.command(
+    "evaluate",
+    add_help_option=False,  # The evaluation has help of its own.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(evaluate.evaluate)
 app.command("config")(config.config)
 app.add_typer(models.app, name="models", help="Fetch, list and check model weights.")
 

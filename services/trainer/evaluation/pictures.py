@@ -1,0 +1,157 @@
+"""Scores of pictures: against real ones, against their prompts, and among themselves."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import Identity
+from torch.nn.functional import normalize
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from narrative.errors import InvalidInput, InvalidParameter
+from services.trainer.evaluation.folders import list_pictures, open_in_batches, prompts_of
+from services.trainer.evaluation.judges import ClassifierJudge, ClipJudge, ImageJudge, VisionJudge, open_judge
+from services.trainer.evaluation.report import Report
+
+SCORES = ("similarity", "fid", "kid", "clip_i", "clip_t", "dino", "is")
+_DEFAULT = ("similarity", "fid", "kid")
+_NEED_REAL = frozenset({"similarity", "fid", "kid", "clip_i", "dino"})
+_BATCH_SIZE = 16
+_MOST_IN_SUBSET, _SUBSETS, _SPLITS = 1000, 100, 10
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Models by catalogue id or path."""
+
+    clip: str
+    dino: str
+    features: str
+    classifier: str
+
+
+def score_pictures(
+    generated: Path,
+    real: Path | None,
+    prompts: Path | None,
+    metrics: Sequence[str] | None,
+    judges: Judges,
+    *,
+    seed: int,
+    report: Callable[[str], None],
+) -> Report:
+    """Measures a folder of pictures.
+
+    ``clip_i``, ``dino`` and ``similarity`` are the mean cosine over all pairs of a generated and a real picture, and
+    ``clip_t`` that of each picture and its prompt, as in the DreamBooth paper (Ruiz et al., 2023). ``fid`` and ``kid``
+    are the distances of Heusel et al. (2017) and Binkowski et al. (2018) over the features of ``judges.features``, so
+    they can be compared only where that model is the same; ``is`` is the score of Salimans et al. (2016).
+
+    Raises:
+        InvalidParameter: no such metric, or one that needs what was not given.
+        InvalidInput, ImageUndecodable: a folder or file cannot be used; names it.
+        WeightsError, ModelNotFound: a judge is not here; says which and how to get it.
+    """
+    asked = tuple(dict.fromkeys(metrics or _DEFAULT))
+    for name in asked:
+        if name not in SCORES:
+            raise InvalidParameter(f"{name!r} is no metric; there are {', '.join(SCORES)}", field="metric")
+        if name in _NEED_REAL and real is None:
+            raise InvalidParameter(f"{name} compares with real pictures; name their folder with --real", field="real")
+    paths = list_pictures(generated)
+    real_paths = list_pictures(real) if real else []
+    texts = prompts_of(paths, prompts) if "clip_t" in asked else []
+    if {"fid", "kid"} & set(asked) and min(len(paths), len(real_paths)) < 2:
+        raise InvalidInput("fid and kid need two pictures at least on each side")
+    if "is" in asked and len(paths) < 4:
+        raise InvalidInput(f"is needs four pictures at least; {generated} has {len(paths)}")
+    torch.manual_seed(seed)
+    scores: dict[str, float] = {}
+    about: dict[str, Any] = {"generated": len(paths), "real": len(real_paths), "judges": asdict(judges)}
+
+    def look(judge: ImageJudge, which: Sequence[Path], what: str) -> torch.Tensor:
+        parts = []
+        for batch in open_in_batches(which, _BATCH_SIZE):
+            parts.append(judge.pictures(batch))
+            report(f"{what}: {sum(map(len, parts))} of {len(which)} pictures")
+        return torch.cat(parts)
+
+    if {"clip_i", "clip_t"} & set(asked):
+        clip: ClipJudge = open_judge(judges.clip, ClipJudge)
+        drawn = look(clip, paths, "CLIP")
+        if "clip_i" in asked:
+            scores["clip_i"] = mean_pairwise_cosine(drawn, look(clip, real_paths, "CLIP"))
+        if "clip_t" in asked:
+            scores["clip_t"] = float((normalize(drawn) * normalize(clip.texts(texts))).sum(1).mean())
+    if "dino" in asked:
+        dino: VisionJudge = open_judge(judges.dino, VisionJudge)
+        scores["dino"] = mean_pairwise_cosine(look(dino, paths, "DINO"), look(dino, real_paths, "DINO"))
+    if {"similarity", "fid", "kid"} & set(asked):
+        judge: ImageJudge = open_judge(judges.features)
+        drawn, there = look(judge, paths, judges.features), look(judge, real_paths, judges.features)
+        if "similarity" in asked:
+            scores["similarity"] = mean_pairwise_cosine(drawn, there)
+        if "fid" in asked:
+            scores["fid"] = frechet_distance(drawn, there)
+        if "kid" in asked:
+            scores["kid"], about["kid_spread"] = kernel_distance(drawn, there)
+    if "is" in asked:
+        classifier: ClassifierJudge = open_judge(judges.classifier, ClassifierJudge)
+        scores["is"], about["is_spread"] = inception_score(look(classifier, paths, "classifier"))
+    return Report({name: scores[name] for name in asked}, about)
+
+
+def mean_pairwise_cosine(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Mean over all pairs of rows of two float32 (pictures, width)."""
+    return float((normalize(ours) @ normalize(theirs).T).mean())
+
+
+def frechet_distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """FID over features that are there already, float32 (pictures, width)."""
+    metric = FrechetInceptionDistance(_Given(ours.shape[1]), normalize=True)
+    metric.update(theirs, real=True)
+    metric.update(ours, real=False)
+    return float(metric.compute())
+
+
+def kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
+    """KID over features that are there already: mean and standard deviation over the subsets."""
+    size = min(_MOST_IN_SUBSET, len(ours), len(theirs))
+    with _features_may_be_kept():
+        metric = KernelInceptionDistance(_Given(ours.shape[1]), subsets=_SUBSETS, subset_size=size)
+    metric.update(theirs, real=True)
+    metric.update(ours, real=False)
+    mean, spread = metric.compute()
+    return float(mean), float(spread)
+
+
+def inception_score(logits: torch.Tensor) -> tuple[float, float]:
+    """IS of float32 (four or more pictures, classes): mean and standard deviation over the splits."""
+    splits = min(_SPLITS, len(logits) // 2)
+    with _features_may_be_kept():
+        metric = InceptionScore(_Given(logits.shape[1]), splits=splits)
+    metric.update(logits)
+    mean, spread = metric.compute()
+    return float(mean), float(spread)
+
+
+@contextmanager
+def _features_may_be_kept() -> Iterator[None]:
+    """torchmetrics warns that it will hold features in memory, where they are already."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Metric .* will save all extracted features")
+        yield
+
+
+class _Given(Identity):
+    """In place of the Inception network: torchmetrics is handed features."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
