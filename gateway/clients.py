@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
-from narrative.errors import DeadlineExceeded, NarrativeError, ServiceUnavailable
+from narrative.errors import DeadlineExceeded, NarrativeError, NotFound, ServiceUnavailable
 from narrative.runtime.channel import call_metadata, open_channel, rpc_errors
 from narrative.v1 import (
     asr_pb2,
@@ -21,6 +21,8 @@ from narrative.v1 import (
     diffusion_pb2_grpc,
     prompt_pb2,
     prompt_pb2_grpc,
+    residency_pb2,
+    residency_pb2_grpc,
     translation_pb2,
     translation_pb2_grpc,
 )
@@ -61,6 +63,8 @@ class Services:
             "translation": settings.translation_target,
             "diffusion": settings.diffusion_target,
         }
+        if settings.residency_target:
+            targets["residency"] = settings.residency_target
         self._channels = {name: open_channel(target, interceptors) for name, target in targets.items()}
         self._asr: Any = asr_pb2_grpc.AsrServiceStub(self._channels["asr"])
         self._prompt: Any = prompt_pb2_grpc.PromptServiceStub(self._channels["prompt"])
@@ -153,6 +157,24 @@ class Services:
         models = list(response.models)
         self._models[service] = (time.monotonic(), models)
         return models
+
+    async def residency(self) -> residency_pb2.GetStateResponse:
+        """Devices and whose weights are in their memory.
+
+        Raises:
+            NotFound: models do not take turns here.
+        """
+        if "residency" not in self._channels:
+            raise NotFound(
+                "models do not take turns on a device here; for that start the residency service and set "
+                "NARRATIVE_GATEWAY__RESIDENCY_TARGET and RESIDENCY_TARGET of the services"
+            )
+        stub: Any = residency_pb2_grpc.ResidencyServiceStub(self._channels["residency"])
+        with rpc_errors("residency"):
+            response: residency_pb2.GetStateResponse = await stub.GetState(
+                residency_pb2.GetStateRequest(), timeout=self._settings.list_deadline_s, metadata=call_metadata()
+            )
+            return response
 
     async def missing(self) -> dict[str, str]:
         """Services that cannot be used now, each with the reason."""

@@ -33,6 +33,7 @@ class GatewaySettings(ProcessSettings):
     prompt_target: str = Field("127.0.0.1:50052", description="gRPC name of the prompt service.")
     translation_target: str = Field("127.0.0.1:50053", description="gRPC name of the translation service.")
     diffusion_target: str = Field("127.0.0.1:50054", description="gRPC name of the diffusion service.")
+    residency_target: str = Field("", description="gRPC name of the residency service; empty where there is none.")
     asr_deadline_s: float = Field(7200.0, gt=0, description="Longest a transcription may take, in seconds.")
     prompt_deadline_s: float = Field(600.0, gt=0, description="Longest the description of a speaker may take.")
     translation_deadline_s: float = Field(300.0, gt=0, description="Longest a translation may take, in seconds.")

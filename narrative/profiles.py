@@ -20,6 +20,22 @@ class ProcessSpec(BaseModel):
     path: str = Field("/health", description="Path that answers 200 when ready; for http only.")
 
 
+class Turn(BaseModel):
+    """A model of a profile and what it needs of a device, for `narrate plan`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str = Field(description="What it does in a story.")
+    model: str = Field(description="Catalogue id.")
+    weight_bytes: int = Field(gt=0, description="Bytes of its weights on the device.")
+    working_bytes: int = Field(ge=0, description="Bytes it needs beside them while it works.")
+    stays: bool = Field(False, description="True where its process keeps its memory whatever the others need.")
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight_bytes + self.working_bytes
+
+
 class Profile(BaseModel):
     """A set of processes and the environment they share."""
 
@@ -28,6 +44,7 @@ class Profile(BaseModel):
     name: str
     processes: dict[str, ProcessSpec]
     environment: dict[str, str]
+    turns: list[Turn] = Field(default_factory=list, description="Models that share a device, in the order of a story.")
 
     def environment_for(self, ports: dict[str, int]) -> dict[str, str]:
         """The environment with every ``{process}`` replaced by that process's port."""

@@ -1,0 +1,90 @@
+"""`narrate plan`: which models of a profile stay on a GPU of some size, and which take turns."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
+from rich.table import Table
+
+from narrative.cli.console import out
+from narrative.cli.gpus import size
+from narrative.errors import InvalidParameter, OutOfMemory
+from narrative.profiles import Turn, load_profile
+
+RESERVE_BYTES = 1 << 30
+
+Gpu = Annotated[str, typer.Option(help="Memory of the GPU, for example 24GiB.")]
+ProfileName = Annotated[str, typer.Option(help="Profile to plan for.")]
+CopySpeed = Annotated[float, typer.Option(min=0.1, help="Speed of a copy from pinned host memory, in GB/s.")]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who stays and who swaps.
+
+    Attributes:
+        stays: models that are always on the device.
+        swaps: models that take turns in what is left; empty where everything stays.
+        left_bytes: what is free while the largest of them works.
+    """
+
+    stays: tuple[Turn, ...]
+    swaps: tuple[Turn, ...]
+    left_bytes: int
+
+
+def make_plan(turns: list[Turn], budget_bytes: int) -> Plan:
+    """Keeps as many bytes of weights on the device as there is room for beside the largest model that swaps.
+
+    Raises:
+        OutOfMemory: one model does not fit even with the others away; says by how much.
+    """
+    fixed = [turn for turn in turns if turn.stays]
+    movable = [turn for turn in turns if not turn.stays]
+    plans = []
+    for count in range(len(movable) + 1):
+        for kept in itertools.combinations(movable, count):
+            swaps = tuple(turn for turn in movable if turn not in kept)
+            needed = sum(turn.num_bytes for turn in (*fixed, *kept)) + max(
+                (turn.num_bytes for turn in swaps), default=0
+            )
+            stays = tuple(turn for turn in turns if turn not in swaps)
+            plans.append(Plan(stays, swaps, budget_bytes - needed))
+    possible = [plan for plan in plans if plan.left_bytes >= 0]
+    if not possible:
+        missing = -max(plan.left_bytes for plan in plans)
+        raise OutOfMemory(f"these models do not fit by turns either: {size(missing)} are missing; take smaller models")
+    return max(possible, key=lambda plan: sum(turn.weight_bytes for turn in plan.stays))
+
+
+def plan(gpu: Gpu, profile: ProfileName = "single-gpu", copy_gb_s: CopySpeed = 20.0) -> None:
+    """Show what stays on a GPU of that size, what takes turns, and what a turn costs."""
+    try:
+        total = int(TypeAdapter(ByteSize).validate_python(gpu))
+    except ValidationError:
+        raise InvalidParameter(f"{gpu!r} is no size; write it like 24GiB or 16GB", field="gpu") from None
+    turns = load_profile(profile).turns
+    if not turns:
+        raise InvalidParameter(f"profile {profile!r} puts no models on a GPU; single-gpu does", field="profile")
+    made = make_plan(turns, total - RESERVE_BYTES)
+    table = Table("stage", "model", "weights", "at work", "on the device", "bringing it in", title=f"{profile}, {gpu}")
+    for turn in turns:
+        swaps = turn in made.swaps
+        place = "always, by its own process" if turn.stays else "by turns" if swaps else "always"
+        cost = f"{turn.weight_bytes / copy_gb_s / 1e9:.2f} s" if swaps else "-"
+        table.add_row(turn.stage, turn.model, size(turn.weight_bytes), size(turn.num_bytes), place, cost)
+    out.print(table)
+    out.print(f"{size(made.left_bytes)} are left, after {size(RESERVE_BYTES)} for CUDA contexts.", highlight=False)
+    if made.swaps:
+        line = f"Bringing in is reckoned at {copy_gb_s:g} GB/s (--copy-gb-s), not measured."
+        out.print(line, highlight=False)
+        pinned = [turn.model for turn in made.stays if not turn.stays]
+        if pinned:
+            out.print(f"Set NARRATIVE_RESIDENCY__PINNED='{json.dumps(pinned)}'.", highlight=False, markup=False)
+    for turn in turns:
+        if turn.stays:
+            line = f"Start the server of {turn.model} with --gpu-memory-utilization {turn.num_bytes / total:.2f}."
+            out.print(line, highlight=False)

@@ -1,0 +1,61 @@
+"""`narrate plan`: what stays on a GPU and what takes turns."""
+
+import pytest
+from typer.testing import CliRunner
+
+from narrative.cli.main import app
+from narrative.cli.plan import make_plan
+from narrative.errors import InvalidParameter, OutOfMemory
+from narrative.profiles import Turn, load_profile
+
+
+def turn(model: str, weights: int, *, stays: bool = False) -> Turn:
+    return Turn(stage="any", model=model, weight_bytes=weights, working_bytes=10, stays=stays)
+
+
+def test_everything_stays_where_there_is_room() -> None:
+    plan = make_plan([turn("a", 30), turn("b", 40)], 90)
+    assert [one.model for one in plan.stays] == ["a", "b"]
+    assert (plan.swaps, plan.left_bytes) == ((), 0)
+
+
+def test_most_weights_stay_beside_the_largest_that_swaps() -> None:
+    plan = make_plan([turn("small", 5), turn("middle", 30), turn("large", 60), turn("llm", 20, stays=True)], 116)
+    assert [one.model for one in plan.stays] == ["small", "llm"]
+    assert [one.model for one in plan.swaps] == ["middle", "large"]
+
+
+def test_what_does_not_fit_by_turns_is_said() -> None:
+    with pytest.raises(OutOfMemory, match="20 MiB are missing"):
+        make_plan([turn("large", 60 << 20), turn("llm", 10 << 20, stays=True)], (50 << 20) + 20)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"), [("20GiB", "by turns"), ("24GiB", "always"), ("48GiB", "always"), ("80GB", "always")]
+)
+def test_the_single_gpu_profile_has_a_plan(gpu: str, says: str) -> None:
+    result = CliRunner().invoke(app, ["plan", "--gpu", gpu], env={"COLUMNS": "160"})
+    assert result.exit_code == 0
+    assert says in result.stdout
+    assert "--gpu-memory-utilization" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--gpu", "large"], InvalidParameter),
+        (["--gpu", "24GiB", "--profile", "embedded"], InvalidParameter),
+        (["--gpu", "8GiB"], OutOfMemory),
+    ],
+)
+def test_what_cannot_be_planned_is_said(arguments: list[str], error: type[Exception]) -> None:
+    result = CliRunner().invoke(app, ["plan", *arguments])
+    assert isinstance(result.exception, error)
+
+
+def test_the_profiles_of_the_gpu_tell_everybody_where_residency_is() -> None:
+    for name in ("single-gpu", "embedded-turns"):
+        profile = load_profile(name)
+        environment = profile.environment_for(dict.fromkeys(profile.processes, 4711))
+        for process in ("ASR", "DIFFUSION", "GATEWAY"):
+            assert environment[f"NARRATIVE_{process}__RESIDENCY_TARGET"] == "127.0.0.1:4711"
