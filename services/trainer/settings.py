@@ -5,19 +5,43 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import ProcessSettings
+from narrative.settings import ServiceSettings
 
 
-class TrainerSettings(ProcessSettings):
-    """Read from ``NARRATIVE_TRAINER__*``."""
+class TrainerSettings(ServiceSettings):
+    """Read from ``NARRATIVE_TRAINER__*``, by the service and by every training."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_TRAINER__", extra="ignore")
 
     adapters_dir: Path | None = Field(
         None, description="Folder that trained adapters go to, the diffusion service's own; data_dir/adapters if unset."
     )
+    port: int = Field(50056, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    max_workers: int = Field(1, ge=1, description="Trainings at the same time.")
+    max_deadline_s: float = Field(7 * 24 * 3600.0, gt=0, description="Longest a training may take, in seconds.")
+    drain_s: float = Field(
+        0.0, ge=0, description="Seconds that trainings get to finish after SIGTERM before they save a checkpoint."
+    )
+    stop_s: float = Field(30.0, gt=0, description="Seconds that a training gets to save a checkpoint and end.")
+    trainings_dir: Path | None = Field(
+        None, description="Folder for data and checkpoints of trainings; data_dir/trainings if unset."
+    )
+    object_store_url: str = Field(
+        "",
+        description="Where data sets are, the gateway's own folder or s3://bucket/prefix; data_dir/objects if unset.",
+    )
 
     @property
     def adapters_folder(self) -> Path:
         """The adapters folder, wherever it was set."""
         return self.adapters_dir or self.common.data_dir / "adapters"
+
+    @property
+    def trainings_folder(self) -> Path:
+        """The folder of trainings, wherever it was set."""
+        return self.trainings_dir or self.common.data_dir / "trainings"
+
+    @property
+    def objects_url(self) -> str:
+        """The object store, wherever it was set."""
+        return self.object_store_url or str(self.common.data_dir / "objects")

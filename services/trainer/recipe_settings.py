@@ -1,0 +1,123 @@
+"""From settings that came over the network to those of a training on this machine.
+
+A caller knows nothing of this machine's folders: paths are names inside the data set, what the service decides itself
+(where results and checkpoints go) is refused, and so is whatever looks like a path of this machine.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+from pydantic.alias_generators import to_camel
+
+from narrative.errors import InvalidParameter, NotFound
+from services.trainer import recipes
+from services.trainer.arguments import read_config
+from services.trainer.config import RecipeConfig
+from services.trainer.engine import Recipe
+
+# The setting that takes the data set; a recipe has the first of these that it knows.
+_DATA_SETTINGS = ("dataset_dir", "instance_data_dir", "dataset")
+# Decided by the service.
+_OWN_SETTINGS = frozenset(
+    {"output_dir", "run_dir", "publish_dir", "resume_from_checkpoint", "progress", "tensorboard", "keep_checkpoints"}
+)
+
+
+def offered() -> list[Recipe]:
+    """The recipes that learn from a data set, with what may be set."""
+    return [
+        Recipe(name, _summary(name), json.dumps(_schema(config), ensure_ascii=False))
+        for name, config in _configs().items()
+    ]
+
+
+def local_settings(recipe: str, settings: str, folder: Path) -> dict[str, Any]:
+    """The settings of one training, by name, as the command line takes them.
+
+    Args:
+        settings: JSON object, as the caller wrote it.
+        folder: the job's own; the data set is in ``data``, checkpoints go to ``run``, and what is no adapter for
+            pictures to ``result``.
+
+    Raises:
+        NotFound: no such recipe.
+        InvalidParameter: a setting is unknown, refused or out of range; names it.
+    """
+    configs = _configs()
+    if recipe not in configs:
+        raise NotFound(f"no recipe {recipe!r}; there are {', '.join(configs)}", field="recipe")
+    cls = configs[recipe]
+    asked = _by_name(cls, _mapping(settings))
+    for name in asked.keys() & _OWN_SETTINGS:
+        raise InvalidParameter(f"{name} is decided by the service; leave it out", field=name)
+    for name, value in asked.items():
+        if isinstance(value, str) and name not in _path_settings(cls) and value.startswith(("/", "~", "./", "../")):
+            raise InvalidParameter(f"{name}: {value!r} looks like a path of the service's machine", field=name)
+    values = {_data_setting(cls): ".", **asked}
+    for name in _path_settings(cls) & values.keys():
+        values[name] = str(folder / "data" / _inside(name, values[name]))
+    values |= {"run_dir": str(folder / "run"), "progress": "json", "tensorboard": False}
+    if cls.model_fields["output_dir"].is_required():
+        values["output_dir"] = str(folder / "result")
+    read_config(cls, ["--json", json.dumps(values)])
+    return values
+
+
+def _configs() -> dict[str, type[RecipeConfig]]:
+    names = sorted(module.name for module in pkgutil.iter_modules(recipes.__path__) if module.ispkg)
+    configs = {name: importlib.import_module(f"{recipes.__name__}.{name}.config").Config for name in names}
+    return {name: config for name, config in configs.items() if _data_setting(config)}
+
+
+def _summary(recipe: str) -> str:
+    return (importlib.import_module(f"{recipes.__name__}.{recipe}").__doc__ or recipe).strip().splitlines()[0]
+
+
+def _schema(cls: type[RecipeConfig]) -> dict[str, Any]:
+    schema = cls.model_json_schema(by_alias=False)
+    schema["properties"] = {name: field for name, field in schema["properties"].items() if name not in _OWN_SETTINGS}
+    schema["required"] = [name for name in schema.get("required", []) if name in schema["properties"]]
+    schema["required"] = [name for name in schema["required"] if name != _data_setting(cls)]
+    return schema
+
+
+def _data_setting(cls: type[RecipeConfig]) -> str:
+    return next((name for name in _DATA_SETTINGS if name in cls.model_fields), "")
+
+
+def _path_settings(cls: type[RecipeConfig]) -> set[str]:
+    paths = {
+        name
+        for name, field in cls.model_fields.items()
+        if Path in (field.annotation, *get_args(field.annotation)) and name not in _OWN_SETTINGS
+    }
+    return paths | {_data_setting(cls)}
+
+
+def _mapping(settings: str) -> dict[str, Any]:
+    try:
+        content = json.loads(settings or "{}")
+    except ValueError as error:
+        raise InvalidParameter(f"settings are no JSON: {error}", field="settings") from error
+    if not isinstance(content, dict):
+        raise InvalidParameter("settings are a JSON object of settings by name", field="settings")
+    return content
+
+
+def _by_name(cls: type[RecipeConfig], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """``trainBatchSize`` to ``train_batch_size``; what is unknown stays, to be refused with the nearest name."""
+    plain = {to_camel(name): name for name in cls.model_fields}
+    return {plain.get(name, name): value for name, value in asked.items()}
+
+
+def _inside(name: str, value: Any) -> str:
+    path = PurePosixPath(value) if isinstance(value, str) and value else None
+    if path is None or path.is_absolute() or ".." in path.parts or "\0" in str(path) or "\\" in str(path):
+        raise InvalidParameter(
+            f"{name}: {str(value)[:80]!r} is no path inside the data set, such as 'cats' or '.'", field=name
+        )
+    return str(path)
