@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from torch.utils.tensorboard import SummaryWriter
-
 
 class Progress:
     """Writes to standard error, so that standard output holds the result alone."""
@@ -15,7 +13,7 @@ class Progress:
     def __init__(self, form: Literal["text", "json"] = "text", stream: TextIO | None = None) -> None:
         self._form = form
         self._stream = stream or sys.stderr
-        self._board: SummaryWriter | None = None
+        self._board: Any = None
         self._started_s = time.monotonic()
         self._first_step = 0
 
@@ -27,6 +25,9 @@ class Progress:
         """Starts the clock, and TensorBoard where a folder is given; later points of an earlier run are dropped."""
         self._started_s, self._first_step = time.monotonic(), first_step
         if board_dir is not None:
+            # Tens of megabytes that a run without it need not hold.
+            from torch.utils.tensorboard import SummaryWriter
+
             self._board = SummaryWriter(str(board_dir), purge_step=first_step + 1)
 
     def step(self, step: int, num_steps: int, epoch: int, loss: float, rates: dict[str, float], *, show: bool) -> None:

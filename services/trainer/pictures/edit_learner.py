@@ -1,0 +1,149 @@
+"""The learner of edits: a UNet that sees the original beside the noise (InstructPix2Pix, arXiv:2211.09800)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import nn
+
+from services.trainer.batches import Draw
+from services.trainer.learner import Learner
+from services.trainer.pictures.base import BaseModel
+from services.trainer.pictures.edits import EditSource
+from services.trainer.pictures.images import square, to_tensor
+from services.trainer.pictures.latents import TensorFile, draw_latents, moments
+from services.trainer.pictures.objective import Objective
+from services.trainer.pictures.text import encode_text
+
+
+class EditExamples:
+    """Edits as the loop reads them: ``frames``, ``edited`` (pixels or what was computed of them) and ``prompts``.
+
+    Number 0 of ``self.prompts`` is the empty one, which stands for a dropped instruction.
+    """
+
+    def __init__(self, source: EditSource, resolution: int) -> None:
+        self._source, self._resolution = source, resolution
+        self._instructions = [source.instruction(index) for index in range(len(source))]
+        self.prompts = ["", *sorted({text for text in self._instructions if text})]
+        self._number = {prompt: number for number, prompt in enumerate(self.prompts)}
+        self._kept: tuple[TensorFile, TensorFile] | None = None
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
+        index = draw.index
+        frames, edited = (
+            (kept[index] for kept in self._kept) if self._kept else (self._frames(index), self._edited(index))
+        )
+        return {"frames": frames, "edited": edited, "prompts": torch.tensor(self._number[self._instructions[index]])}
+
+    def collate(self, items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+    def keep_latents(self, folder: Path, autoencoder: Any) -> None:
+        """Encodes every picture once."""
+        device = next(autoencoder.parameters()).device
+        indices = range(len(self))
+        frames = (original_latents(autoencoder, self._frames(index)[None].to(device))[0] for index in indices)
+        edited = (moments(autoencoder, self._edited(index)[None].to(device))[0] for index in indices)
+        self._kept = (
+            TensorFile(folder / "frames.npy", frames, len(self)),
+            TensorFile(folder / "edited.npy", edited, len(self)),
+        )
+
+    def _frames(self, index: int) -> torch.Tensor:
+        return torch.stack([self._pixels(picture) for picture in self._source.frames(index)])
+
+    def _edited(self, index: int) -> torch.Tensor:
+        return self._pixels(self._source.edited(index))
+
+    def _pixels(self, picture: PIL.Image.Image) -> torch.Tensor:
+        # Stretched: cropping could cut away what the instruction is about.
+        return to_tensor(square(picture, self._resolution, "stretch"))
+
+
+@torch.no_grad()
+def original_latents(autoencoder: Any, frames: torch.Tensor) -> torch.Tensor:
+    """Latents of the originals as the pipeline gives them to the UNet: the mode, not scaled, frame behind frame.
+
+    Args:
+        frames: float32 (batch, frames, 3, height, width), [-1, 1].
+
+    Returns:
+        float32 (batch, frames x channels, height/8, width/8).
+    """
+    batch = len(frames)
+    modes = autoencoder.encode(frames.flatten(0, 1)).latent_dist.mode()
+    latents: torch.Tensor = modes.reshape(batch, -1, *modes.shape[-2:])
+    return latents
+
+
+def widen_input(unet: Any, num_channels: int) -> None:
+    """Gives the UNet more input channels; those it had keep their weights, the new ones begin with zeros."""
+    narrow: nn.Conv2d = unet.conv_in
+    if narrow.in_channels == num_channels:
+        return
+    wide = nn.Conv2d(num_channels, narrow.out_channels, narrow.kernel_size, narrow.stride, narrow.padding)  # type: ignore[arg-type]
+    nn.init.zeros_(wide.weight)
+    with torch.no_grad():
+        wide.weight[:, : narrow.in_channels] = narrow.weight
+        if narrow.bias is not None and wide.bias is not None:
+            wide.bias.copy_(narrow.bias)
+    unet.conv_in = wide
+    unet.register_to_config(in_channels=num_channels)
+
+
+class EditLearner(Learner):
+    """Denoises the edited picture, told the instruction and shown the original, each left out now and then."""
+
+    def __init__(self, base: BaseModel, prompts: list[str], dropout: float) -> None:
+        super().__init__()
+        self._base, self._prompts, self._dropout = base, prompts, dropout
+        self._autoencoder_config = dict(base.pipeline.vae.config)
+        self._objective = Objective(base)
+        self._kept_text: TensorFile | None = None
+        self._sample: tuple[PIL.Image.Image, str, int] | None = None
+        self.unet = base.denoiser
+
+    def keep_text(self, folder: Path, device: torch.device) -> None:
+        """Encodes all instructions once."""
+        with torch.no_grad():
+            rows = (encode_text(self._base, [prompt], device)["states"][0] for prompt in self._prompts)
+            self._kept_text = TensorFile(folder / "states.npy", rows, len(self._prompts))
+
+    def sample_with(self, picture: PIL.Image.Image, instruction: str, seed: int) -> None:
+        """What to edit when samples are asked for."""
+        self._sample = (picture, instruction, seed)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert self._kept_text is not None, "keep_text() comes first"
+        frames, edited = batch["frames"], batch["edited"]
+        if frames.dim() == 5:
+            frames = original_latents(self._base.pipeline.vae, frames)
+            edited = moments(self._base.pipeline.vae, edited)
+        latents = draw_latents(self._autoencoder_config, edited)
+        # One draw for both, so that the share without either is as large as that without one of them.
+        chance, share = torch.rand(len(latents), device=latents.device), self._dropout
+        without_text = chance < 2 * share
+        without_original = (chance >= share) & (chance < 3 * share)
+        numbers = batch["prompts"].masked_fill(without_text, 0)
+        states = torch.stack([self._kept_text[number] for number in numbers.tolist()]).to(latents.device)
+        frames = frames * (~without_original)[:, None, None, None]
+        return self._objective.losses(latents, {"states": states}, frames).mean()
+
+    def sample(self, step: int) -> Mapping[str, PIL.Image.Image]:
+        del step
+        assert self._sample is not None, "sample_with() comes first"
+        picture, instruction, seed = self._sample
+        drawn = self._base.pipeline(
+            instruction,
+            image=picture,
+            num_inference_steps=self._base.num_steps,
+            guidance_scale=self._base.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(seed),
+        )
+        return {"0": drawn.images[0]}

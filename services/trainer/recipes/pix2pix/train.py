@@ -1,0 +1,125 @@
+"""The pix2pix recipe: the whole UNet is trained, on latents and instructions that are computed once."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline
+
+from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
+from services.trainer.loop import fit, make_accelerator
+from services.trainer.pictures.base import BaseModel, load_base
+from services.trainer.pictures.edit_learner import EditExamples, EditLearner, widen_input
+from services.trainer.pictures.edits import EditSource, check_edits, folder_edits, hub_edits, video_edits
+from services.trainer.pictures.images import square
+from services.trainer.pictures.train import quiet_libraries
+from services.trainer.progress import Progress
+from services.trainer.recipes.pix2pix.config import Config
+
+_LATENT_CHANNELS = 4
+
+
+def run(config: Config, progress: Progress) -> Result:
+    """Trains the model.
+
+    Raises:
+        NarrativeError: bad data, an unknown base, no memory, a full disk; nothing is written then.
+    """
+    quiet_libraries()
+    assert config.output_dir is not None, "the configuration checks it"
+    refuse_foreign_folder(config.output_dir)
+    source = _source(config)
+    check_edits(source, config.min_image_px)
+    progress.note(f"{len(source)} edits")
+    accelerator = make_accelerator(config)
+    # The UNet is trained, so its weights stay in float32 whatever the computation's precision.
+    base = load_base(config.model_id, ["sd", "pix2pix"], "no")
+    base.pipeline = _editing_pipeline(base, config.num_frames)
+    base.pipeline.to(accelerator.device)
+    base.denoiser.requires_grad_(True)
+    # Convolutions run faster with the channels last, on CPUs and on tensor cores alike.
+    base.denoiser.to(memory_format=torch.channels_last)
+    if config.gradient_checkpointing:
+        base.denoiser.enable_gradient_checkpointing()
+    examples = EditExamples(source, config.resolution)
+    learner = EditLearner(base, examples.prompts, config.conditioning_dropout_prob)
+    if config.sample_steps:
+        original = square(source.frames(0)[0], config.resolution, "stretch")
+        learner.sample_with(original, config.sample_prompt or source.instruction(0), config.seed)
+    run_dir = run_folder(config.output_dir, config)
+    cache_dir = run_dir / f"cache-{accelerator.process_index}"
+    try:
+        learner.keep_text(cache_dir, accelerator.device)
+        if config.cache_latents:
+            examples.keep_latents(cache_dir, base.pipeline.vae)
+        outcome = fit(
+            learner,
+            examples,
+            config,
+            accelerator=accelerator,
+            run_dir=run_dir,
+            progress=progress,
+            identity={"base": base.digest, "data": source.digest()},
+        )
+    finally:
+        shutil.rmtree(cache_dir, ignore_errors=True)
+    if accelerator.is_main_process:
+        made_of = {
+            "recipe": "pix2pix",
+            "base": base.id,
+            "base_digest": base.digest,
+            "num_frames": config.num_frames,
+            "licence": config.licence,
+            "data_digest": source.digest(),
+            "num_edits": len(source),
+            "steps": outcome.steps,
+            "epochs": outcome.epochs,
+            "final_loss": outcome.final_loss,
+            "settings": config.model_dump(mode="json"),
+        }
+        with whole_folder(config.output_dir, made_of) as folder:
+            _save(base, config, folder)
+        drop_checkpoints(run_dir, config)
+        progress.note(f"model written to {config.output_dir}")
+    return Result(
+        success=True,
+        output_dir=config.output_dir,
+        epochs_completed=outcome.epochs,
+        final_loss=outcome.final_loss,
+    )
+
+
+def _source(config: Config) -> EditSource:
+    columns = (config.input_column, config.prompt_column, config.edited_column)
+    if config.data_dir is None:
+        return hub_edits(config.dataset_name, config.dataset_split, columns)
+    if config.num_frames > 1:
+        return video_edits(config.data_dir, config.num_frames)
+    return folder_edits(config.data_dir, columns)
+
+
+def _editing_pipeline(base: BaseModel, num_frames: int) -> Any:
+    widen_input(base.denoiser, _LATENT_CHANNELS * (1 + num_frames))
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "feature_extractor")
+    pipeline_class: Any = StableDiffusionInstructPix2PixPipeline
+    pipeline = pipeline_class(
+        **{name: base.pipeline.components[name] for name in names}, safety_checker=None, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _save(base: BaseModel, config: Config, folder: Path) -> None:
+    base.pipeline.save_pretrained(folder, safe_serialization=True)
+    own = {
+        "num_inference_steps": base.num_steps,
+        "guidance_scale": base.guidance_scale,
+        "image_guidance_scale": 1.5,
+        "width": config.resolution,
+        "height": config.resolution,
+    }
+    (folder / "generation_config.json").write_text(f"{json.dumps(own, indent=2)}\n", encoding="utf-8")
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)

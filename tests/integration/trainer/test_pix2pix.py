@@ -1,0 +1,190 @@
+"""The pix2pix recipe: one frame on Storybook and served, 20 frames on a tiny random SD, and bad data."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from narrative.runtime.channel import open_channel
+from narrative.runtime.server import ServiceServer
+from narrative.v1 import diffusion_pb2, diffusion_pb2_grpc
+from services.diffusion.__main__ import make_service
+from services.diffusion.settings import DiffusionSettings
+from services.trainer.batches import Draw
+from services.trainer.pictures.base import load_base
+from services.trainer.pictures.edit_learner import EditExamples, EditLearner, original_latents, widen_input
+from services.trainer.pictures.edits import folder_edits
+from services.trainer.pictures.images import read_picture
+from tests.integration.trainer.conftest import Train
+
+# diffusers 0.42 makes an array of a tensor the old way.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture
+def edits(palette: Path) -> Path:
+    """Three pictures and their negatives."""
+    rows = []
+    for path in sorted(palette.glob("?.png")):
+        PIL.ImageOps.invert(read_picture(path)).save(palette / f"{path.stem}-negative.png")
+        rows.append({"input_image": path.name, "edit_prompt": "negative", "edited_image": f"{path.stem}-negative.png"})
+    (palette / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return palette
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Two videos of 21 random frames of 128 px, as the specification's mini data."""
+    folder, rng = tmp_path / "videos", np.random.default_rng(0)
+    for name in ("train/a", "train/b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(21):
+            pixels = rng.integers(0, 255, (128, 128, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(folder / name / f"{number:02d}.jpg")
+    rows = [{"video_path": "train/a", "instruction": "drop"}, {"video_path": "train/b", "instruction": "move"}]
+    (folder / "metadata.json").write_text(json.dumps(rows))
+    return folder
+
+
+def settings(data: Path, out: Path, model: Path | str, **more: Any) -> dict[str, Any]:
+    return {
+        "data_dir": data, "output_dir": out, "model_id": model, "resolution": 64, "train_batch_size": 2,
+        "max_train_steps": 2, **more,
+    }  # fmt: skip
+
+
+async def test_an_edit_is_trained_and_served(train: Train, edits: Path, tmp_path: Path) -> None:
+    chosen = settings(edits, tmp_path / "negative", "storybook", train_batch_size=3, max_train_steps=30)
+    trained = train("pix2pix", **chosen, learning_rate=1e-3, sample_steps=30, ema_decay=0.5)
+    assert trained.status == 0, trained.result
+    losses = [epoch["loss"] for epoch in trained.events("epoch")]
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])
+    assert [sample["step"] for sample in trained.events("sample")] == [30]
+
+    own = DiffusionSettings(models=["storybook", str(tmp_path / "negative")], port=0, dtype="float32", num_threads=1)
+    server = ServiceServer(make_service(own), own)
+    port = await server.start()
+    await server.load()
+    try:
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            options = diffusion_pb2.EditOptions(
+                generation=diffusion_pb2.GenerateImagesRequest(prompt="negative", seed=1, num_inference_steps=3)
+            )
+            original = io.BytesIO()
+            PIL.Image.new("RGB", (64, 64), "red").save(original, "PNG")
+            requests = [
+                diffusion_pb2.EditImagesRequest(options=options),
+                diffusion_pb2.EditImagesRequest(chunk=original.getvalue()),
+            ]
+            stub = diffusion_pb2_grpc.DiffusionServiceStub(channel)
+            png = b"".join([response.chunk.data async for response in stub.EditImages(iter(requests))])
+        with PIL.Image.open(io.BytesIO(png)) as picture:
+            assert picture.size == (64, 64)
+    finally:
+        await server.stop()
+
+
+def test_twenty_frames_make_84_channels_and_five_steps_bring_the_loss_down(
+    train: Train, videos: Path, tmp_path: Path, tiny: Path
+) -> None:
+    chosen = settings(videos, tmp_path / "video", tiny / "sd", num_frames=20, learning_rate=0.02, max_train_steps=5)
+    trained = train("pix2pix", **chosen, log_steps=1, conditioning_dropout_prob=0.0)
+    assert trained.status == 0, trained.result
+    losses = [step["loss"] for step in trained.events("step")]
+    assert losses[-1] < losses[0]
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "video" / "unet")
+    assert unet.config["in_channels"] == unet.conv_in.in_channels == 84
+
+
+def test_a_widened_unet_begins_as_the_one_it_was(tiny: Path) -> None:
+    base = load_base(str(tiny / "sd"), ["sd"], "no")
+    torch.manual_seed(0)
+    latents, states = torch.randn(1, 4, 32, 32), torch.randn(1, 77, 16)
+    before = base.denoiser(latents, 10, states).sample
+    widen_input(base.denoiser, 84)
+    after = base.denoiser(torch.cat([latents, torch.randn(1, 80, 32, 32)], dim=1), 10, states).sample
+    torch.testing.assert_close(after, before)
+
+
+def test_instruction_and_original_are_left_out_as_often_as_asked(edits: Path, tiny: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny / "sd"), ["sd"], "no")
+    examples = EditExamples(folder_edits(edits, ("input_image", "edit_prompt", "edited_image")), 64)
+    learner = EditLearner(base, examples.prompts, dropout=0.2)
+    learner.keep_text(tmp_path, torch.device("cpu"))
+    told: list[tuple[bool, bool]] = []
+    empty = learner._kept_text[0]
+
+    def losses(latents: torch.Tensor, conditions: dict[str, torch.Tensor], originals: torch.Tensor) -> torch.Tensor:
+        told.extend(
+            (bool((states == empty).all()), not bool(original.any()))
+            for states, original in zip(conditions["states"], originals, strict=True)
+        )
+        return torch.zeros(len(latents))
+
+    learner._objective.losses = losses  # type: ignore[method-assign]
+    batch = examples.collate([examples[Draw(0, 0)]])
+    batch["frames"] = original_latents(base.pipeline.vae, batch["frames"]).repeat(2000, 1, 1, 1)
+    batch["edited"] = torch.zeros(2000, 8, 32, 32)
+    batch["prompts"] = batch["prompts"].repeat(2000)
+    torch.manual_seed(0)
+    learner(batch)
+    shares = [told.count(case) / len(told) for case in ((True, False), (True, True), (False, True), (False, False))]
+    np.testing.assert_allclose(shares, [0.2, 0.2, 0.2, 0.4], atol=0.04)
+
+
+def test_columns_may_have_any_names(train: Train, edits: Path, tmp_path: Path, tiny: Path, monkeypatch: Any) -> None:
+    rows = [json.loads(line) for line in (edits / "metadata.jsonl").read_text().splitlines()]
+    wrong = train("pix2pix", **settings(edits, tmp_path / "a", tiny / "sd", prompt_column="text"))
+    assert "metadata.jsonl, line 1: no 'text'; it has input_image, edit_prompt, edited_image" in wrong.result["error"]
+    named = [
+        {"file_name": row["input_image"], "text": row["edit_prompt"], "after_file_name": row["edited_image"]}
+        for row in rows
+    ]
+    (edits / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in named))
+    other = settings(edits, tmp_path / "a", tiny / "pix2pix", prompt_column="text", edited_column="after")
+    assert train("pix2pix", **other, cache_latents=False).status == 0
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    columns = {
+        "input_image": [read_picture(edits / row["input_image"]) for row in rows],
+        "edit_prompt": [row["edit_prompt"] for row in rows],
+        "edited_image": [read_picture(edits / row["edited_image"]) for row in rows],
+    }
+    table = datasets.Dataset.from_dict(columns)
+    for column in ("input_image", "edited_image"):
+        table = table.cast_column(column, datasets.Image())
+    table.to_parquet(tmp_path / "set" / "train.parquet")
+    hub = settings(edits, tmp_path / "b", tiny / "sd") | {"dataset_name": tmp_path / "set"}
+    del hub["data_dir"]
+    trained = train("pix2pix", **hub)
+    assert trained.status == 0, trained.result
+    assert json.loads((tmp_path / "b" / "training.json").read_text())["num_edits"] == 3
+
+
+def test_bad_data_is_named(train: Train, edits: Path, videos: Path, tmp_path: Path, tiny: Path) -> None:
+    def error(data: Path, **more: Any) -> str:
+        trained = train("pix2pix", **settings(data, tmp_path / "out", tiny / "sd", **more))
+        assert trained.status == 1
+        assert not (tmp_path / "out").exists()
+        return str(trained.result["error"])
+
+    assert "nowhere: no such folder" in error(tmp_path / "nowhere")
+    assert "no metadata.jsonl in it" in error(videos)
+    assert "this recipe trains" in error(edits, model_id=tiny / "sdxl")
+    assert "edits cannot be mirrored" in error(edits, random_flip=True)
+    (edits / "1.png").write_bytes(b"no picture")
+    assert "1.png: not a readable picture" in error(edits)
+    (edits / "1.png").unlink()
+    assert "1.png" in error(edits)
+    (videos / "train" / "b" / "07.jpg").unlink()
+    assert f"{videos / 'train' / 'b'}: frame 07.jpg is missing" in error(videos, num_frames=20)
+    (videos / "metadata.json").write_text('{"video_path": 1}')
+    assert "is expected" in error(videos, num_frames=20)
