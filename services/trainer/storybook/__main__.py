@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -18,7 +20,9 @@ from services.trainer.storybook import (
     cutouts,
     dataset,
     device_training,
+    evaluation,
     export,
+    judge_training,
     parallel,
     parts,
     sheet,
@@ -26,6 +30,7 @@ from services.trainer.storybook import (
     train_vae,
     weight_shards,
 )
+from services.trainer.storybook.judge import Judge, JudgeError
 from services.trainer.storybook.plan import Planner
 
 SIZE_PX = 128
@@ -69,6 +74,20 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("export", help="write the StableDiffusionPipeline directory, fp16 safetensors")
     command.add_argument("folder", type=Path)
 
+    command = commands.add_parser("judge", help="train the judge of `evaluate` on scenes of its own; resumes")
+    judge_training.add_options(command)
+
+    command = commands.add_parser("evaluate", help="measure an exported model on held-out scenes")
+    command.add_argument("folder", type=Path)
+    command.add_argument("--judge", type=Path, help="the judge's file (the one that `judge` trained in --work-dir)")
+    command.add_argument("--pictures", type=int, default=200, help="held-out scenes (%(default)s)")
+    command.add_argument("--steps", type=int, default=export.DEFAULTS["num_inference_steps"], help="(%(default)s)")
+    command.add_argument(
+        "--guidance-scale", type=float, default=export.DEFAULTS["guidance_scale"], help="(%(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    command.add_argument("--json", type=Path, help="also write the figures here")
+
     command = commands.add_parser("sheet", help="draw the held-out prompts with an exported model")
     command.add_argument("folder", type=Path)
     command.add_argument("picture", type=Path, help="the PNG file to write")
@@ -93,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         concepts.ConceptError,
         dataset.EditionError,
         weight_shards.ShardError,
+        JudgeError,
         FileNotFoundError,
     ) as error:
         logging.error("%s", error)  # noqa: TRY400  (a traceback would hide the one line that helps)
@@ -126,9 +146,24 @@ def _run(args: argparse.Namespace) -> None:
         device_training.assemble(args.shards, args.work_dir)
     elif args.command == "export":
         export.export(args.work_dir, args.folder)
+    elif args.command == "judge":
+        logging.info("%s", judge_training.run(args))
+    elif args.command == "evaluate":
+        _evaluate(args)
     elif args.command == "sheet":
         seconds = sheet.write(args.folder, args.picture, args.steps, args.guidance_scale, args.seed)
         logging.info("%s: %.2f s a picture", args.picture, seconds)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    known = concepts.load()
+    judge = Judge.load(args.judge or judge_training.judge_path(args.work_dir), known)
+    illustrator = sheet.PipelineIllustrator(args.folder, args.steps, args.guidance_scale)
+    composer = dataset.open_composer(args.work_dir, illustrator.size_px)
+    figures = json.dumps(evaluation.evaluate(illustrator, judge, composer, known, args.pictures, args.seed), indent=2)
+    if args.json is not None:
+        args.json.write_text(figures + "\n", encoding="utf-8")
+    sys.stdout.write(figures + "\n")
 
 
 if __name__ == "__main__":

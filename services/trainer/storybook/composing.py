@@ -65,27 +65,40 @@ def write_tokens(work_dir: Path, pictures: Path) -> None:
     temporary.rename(path)
 
 
-def start(work_dir: Path, size_px: int, workers: int, scenes: int) -> list[subprocess.Popen[bytes]]:
-    """Start workers that share shards up to ``scenes`` scenes; what is already there is kept."""
-    command = [sys.executable, "-m", __name__, str(work_dir), str(size_px), str(workers), str(scenes)]
-    return [subprocess.Popen([*command, str(number)]) for number in range(workers)]
+def start(
+    work_dir: Path, size_px: int, workers: int, scenes: int, *, first_shard: int = 0, parts_dir: Path | None = None
+) -> list[subprocess.Popen[bytes]]:
+    """Start workers that share ``scenes`` scenes from ``first_shard`` on; what is already there is kept.
+
+    Captions are written where ``work_dir`` holds a tokenizer.
+
+    Args: parts_dir: the folder that holds or gets the cut-outs, if another one.
+    """
+    command = [sys.executable, "-m", __name__, str(work_dir), str(parts_dir or work_dir)]
+    numbers = [str(number) for number in (size_px, workers, scenes, first_shard)]
+    if workers:
+        parts.icon_files(parts_dir or work_dir)  # fetched once, before many would
+    return [subprocess.Popen([*command, *numbers, str(number)]) for number in range(workers)]
 
 
 def main() -> None:
     """Be one worker."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work_dir", type=Path)
-    for name in ("size_px", "workers", "scenes", "number"):
+    parser.add_argument("parts_dir", type=Path)
+    for name in ("size_px", "workers", "scenes", "first_shard", "number"):
         parser.add_argument(name, type=int)
     args = parser.parse_args()
-    library = cutouts.CutoutLibrary(parts.icon_files(args.work_dir))
+    library = cutouts.CutoutLibrary(parts.icon_files(args.parts_dir))
     composer = Composer(library, concepts.load(), args.size_px)
-    shards = -(-args.scenes // dataset.SHARD_SCENES)
-    for shard in range(args.number, shards, args.workers):
-        pictures = dataset.shard_path(args.work_dir, args.size_px, shard)
-        if not tokens_path(pictures).exists():
-            # Captions are written last: a shard counts as there when its captions are.
-            dataset.compose_shard(composer, pictures)
+    captioned = (args.work_dir / "tokenizer").exists()
+    for shard in range(args.number, -(-args.scenes // dataset.SHARD_SCENES), args.workers):
+        pictures = dataset.shard_path(args.work_dir, args.size_px, args.first_shard + shard)
+        if captioned and tokens_path(pictures).exists():
+            continue  # its pictures may have become latents already
+        dataset.compose_shard(composer, pictures)
+        if captioned:
+            # Last: a shard counts as there when its captions are.
             write_tokens(args.work_dir, pictures)
 
 

@@ -270,7 +270,7 @@ def run_chunk(
             run.resume_from_shards(shards)
             logger.info("goes on at step %d of %s", run.step, shards)
         pool = ScenePool(work_dir, options.size_px, run.device, options.kept_shards)
-        pool.wait(1, min(120.0, for_s / 4))
+        pool.wait(1, for_s / 2)
         if not run.vae_ready:
             run.train_vae(pool)
             run.save()

@@ -32,6 +32,29 @@ PROMPTS = (
 )
 
 
+class PipelineIllustrator:
+    """Draws with an exported model, one picture at a time."""
+
+    def __init__(self, folder: Path, steps: int, guidance_scale: float) -> None:
+        """Raises: FileNotFoundError: if there is no model in the folder."""
+        if not (folder / "model_index.json").exists():
+            raise FileNotFoundError(f"no exported model in {folder}")
+        self._pipeline = StableDiffusionPipeline.from_pretrained(folder)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+
+    @property
+    def size_px(self) -> int:
+        """Side of the pictures."""
+        return int(self._pipeline.unet.config.sample_size) * int(self._pipeline.vae_scale_factor)
+
+    def draw(self, prompt: str, seed: int) -> Image.Image:
+        """Return the picture of a prompt and a seed."""
+        result = self._pipeline(prompt, generator=torch.Generator().manual_seed(seed), **self._settings)
+        image: Image.Image = result.images[0]
+        return image
+
+
 def draw(
     pipeline: StableDiffusionPipeline, steps: int, guidance_scale: float, seed: int
 ) -> tuple[list[Image.Image], float]:
