@@ -6,13 +6,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import psycopg
 import sqlalchemy as sa
+import structlog
 from sqlalchemy import event
+from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
 T = TypeVar("T")
 # As often as two gateways may give the same number to events of one narrative before it is an error.
 _ATTEMPTS = 5
+# Between looks for a database that has gone away.
+_OUTAGE_WAIT_S = 0.5
+log = structlog.get_logger()
 
 metadata = sa.MetaData()
 
@@ -49,6 +55,16 @@ events = sa.Table(
 )
 
 
+@event.listens_for(sa.Engine, "handle_error")
+def a_refused_connection_is_a_lost_one(context: ExceptionContext) -> None:
+    """Marks what fails for want of a database, so that DBOS and we wait for it to come back.
+
+    For all engines, DBOS's too: it goes by the words of the error besides, and psycopg 3.3 has others.
+    """
+    if context.connection is None and isinstance(context.original_exception, psycopg.OperationalError):
+        context.is_disconnect = True
+
+
 def open_engine(url: str, pool_size: int) -> sa.Engine:
     """Opens a connection pool.
 
@@ -80,6 +96,7 @@ class Database:
         self._readers = ThreadPoolExecutor(max(1, pool_size - 1), thread_name_prefix="db-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-write")
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._waiting: list[tuple[Callable[[sa.Connection], Any], asyncio.Future[Any]]] = []
 
     async def create_tables(self) -> None:
@@ -95,7 +112,10 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def write(self, change: Callable[[sa.Connection], T]) -> T:
-        """Runs ``change`` in a transaction, and returns when it is committed; it may run more than once."""
+        """Runs ``change`` in a transaction, and returns when it is committed; it may run more than once.
+
+        Waits for a database that has gone away, as DBOS does: a narrative must not end for that.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         with self._lock:
             self._waiting.append((change, future))
@@ -104,6 +124,7 @@ class Database:
         return await asyncio.shield(future)
 
     async def close(self) -> None:
+        self._closing.set()
         # On threads of their own, not the loop's, which belong to DBOS and may be gone by now.
         for pool in (self._writer, self._readers):
             done = asyncio.get_running_loop().create_future()
@@ -129,11 +150,17 @@ class Database:
             _settle(future, result)
 
     def _alone(self, change: Callable[[sa.Connection], Any], future: asyncio.Future[Any]) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
+        attempt = 0
+        while True:
             try:
                 with self.engine.begin() as connection:
                     result = change(connection)
             except DBAPIError as error:
+                if error.connection_invalidated and not self._closing.is_set():
+                    log.warning("waiting for the database")
+                    self._closing.wait(_OUTAGE_WAIT_S)
+                    continue
+                attempt += 1
                 if attempt == _ATTEMPTS:
                     _settle(future, error)
                     return
