@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 
 import structlog
@@ -12,11 +12,12 @@ from gateway import problems
 from gateway.auth import require_key
 from gateway.clients import Services
 from gateway.database import Database
+from gateway.datasets import Datasets
 from gateway.edge import Edge
 from gateway.events import EventLog
 from gateway.jobs import Jobs
 from gateway.parts import Gateway
-from gateway.routes import audio, gpus, health, images, media, models, narratives, page, uploads
+from gateway.routes import audio, datasets, gpus, health, images, media, models, narratives, page, uploads
 from gateway.settings import GatewaySettings
 from gateway.workflow import Narrator
 from narrative.objects import Objects
@@ -24,7 +25,7 @@ from narrative.runtime.tracing import client_interceptors
 
 log = structlog.get_logger()
 _SWEEP_EVERY_S = 3600.0
-_UPLOAD_PATHS = frozenset({"/v1/narratives", "/v1/uploads", "/v1/audio/transcriptions"})
+_UPLOAD_PATHS = frozenset({"/v1/narratives", "/v1/uploads", "/v1/datasets", "/v1/audio/transcriptions"})
 
 
 def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
@@ -52,6 +53,7 @@ def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
         images.router,
         models.router,
         gpus.router,
+        datasets.router,
     ):
         app.include_router(router, dependencies=[Depends(require_key)])
     for router in (health.router, page.router):
@@ -72,6 +74,7 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
     events = EventLog(database, settings.event_poll_s)
     jobs = Jobs(database, events)
     objects = Objects(settings.object_store_url)
+    kept_datasets = Datasets(database, objects)
     services = Services(settings, client_interceptors(tracing))
     narrator = Narrator(settings, database, jobs, events, objects, services)
     async with contextlib.AsyncExitStack() as stack:
@@ -80,19 +83,24 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
         await database.create_tables()
         stack.push_async_callback(narrator.stop)
         await narrator.start()
-        sweeper = asyncio.create_task(_sweep(objects, settings.upload_retention_s))
+        sweeper = asyncio.create_task(_sweep(objects, kept_datasets, settings.upload_retention_s))
         stack.callback(sweeper.cancel)
         stack.callback(events.close)
         log.info("ready", database=settings.database_url.split(":", 1)[0], executor_id=settings.executor_id)
-        yield Gateway(settings, database, events, jobs, objects, services, narrator)
+        yield Gateway(settings, database, events, jobs, objects, services, narrator, kept_datasets)
 
 
-async def _sweep(objects: Objects, retention_s: float) -> None:
-    """Removes uploads, and pictures answered by URL, that are older than they are promised to live."""
+async def _sweep(objects: Objects, datasets: Datasets, retention_s: float) -> None:
+    """Removes uploads and pictures answered by URL when their time is up, and what was cut off on its way in."""
+    sweeps: dict[str, Callable[[], Awaitable[None]]] = {
+        "uploads": lambda: objects.delete_folder("uploads", retention_s),
+        "generated": lambda: objects.delete_folder("generated", retention_s),
+        "datasets": lambda: datasets.sweep(retention_s),
+    }
     while True:
-        for folder in ("uploads", "generated"):
+        for folder, sweep in sweeps.items():
             try:
-                await objects.delete_folder(folder, retention_s)
+                await sweep()
             except Exception as error:
                 log.warning("sweep failed", folder=folder, error=str(error))
         await asyncio.sleep(_SWEEP_EVERY_S)

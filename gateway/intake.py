@@ -47,7 +47,7 @@ class Recording:
 
 
 @asynccontextmanager
-async def upload_form(request: Request, max_upload_bytes: int) -> AsyncIterator[FormData]:
+async def upload_form(request: Request, max_upload_bytes: int, max_files: int = 1) -> AsyncIterator[FormData]:
     """Reads a multipart form, counting bytes as they come: what a header claims is not trusted.
 
     Raises:
@@ -55,7 +55,7 @@ async def upload_form(request: Request, max_upload_bytes: int) -> AsyncIterator[
         PayloadTooLarge: there are more bytes than the limit.
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise InvalidInput("send the recording as multipart/form-data with a part named file")
+        raise InvalidInput("send the file as multipart/form-data in a part named file")
 
     async def counted() -> AsyncIterator[bytes]:
         received = 0
@@ -66,7 +66,7 @@ async def upload_form(request: Request, max_upload_bytes: int) -> AsyncIterator[
             yield chunk
 
     try:
-        form = await _StrictParser(request.headers, counted(), max_files=1, max_fields=20).parse()  # type: ignore[arg-type]
+        form = await _StrictParser(request.headers, counted(), max_files=max_files, max_fields=20).parse()  # type: ignore[arg-type]
     except MultiPartException as error:
         raise InvalidInput(f"the multipart form is broken: {error.message}") from error
     except (KeyError, UnicodeError) as error:
@@ -90,7 +90,7 @@ async def checked_recording(form: FormData, settings: GatewaySettings) -> Record
     size_bytes = upload.size or 0
     if size_bytes > settings.max_upload_bytes:
         raise PayloadTooLarge(f"the file is larger than {settings.max_upload_bytes} bytes", field="file")
-    filename = _base_name(upload.filename or "")
+    filename = base_name(upload.filename or "")
     digest = await asyncio.to_thread(_check, upload.file, size_bytes, filename, settings.max_duration_s)
     media_type = mimetypes.guess_type(filename)[0] or "application/octet-stream"
     return Recording(upload.file, filename, media_type, size_bytes, digest)
@@ -118,7 +118,7 @@ def _check(file: IO[bytes], size_bytes: int, filename: str, max_duration_s: floa
     return digest.hexdigest()
 
 
-def _base_name(filename: str) -> str:
+def base_name(filename: str) -> str:
     """The last part of a name, whatever system it comes from; used to show, never to open."""
     name = PureWindowsPath(PurePosixPath(filename).name).name
     return "".join(char for char in name if char.isprintable())[:200]

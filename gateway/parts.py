@@ -7,6 +7,7 @@ from fastapi import Depends, Path, Request
 
 from gateway.clients import Services
 from gateway.database import Database
+from gateway.datasets import Datasets
 from gateway.events import EventLog
 from gateway.jobs import Jobs
 from gateway.settings import GatewaySettings
@@ -25,6 +26,7 @@ class Gateway:
     objects: Objects
     services: Services
     narrator: Narrator
+    datasets: Datasets
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -71,6 +71,14 @@ class GatewaySettings(ProcessSettings):
     max_inline_audio_bytes: int = Field(
         32 * 1024**2, ge=0, description="Largest recording put into story.html; a longer one is linked."
     )
+    max_dataset_bytes: int = Field(
+        2 * 1024**3, ge=1, lt=4 * 1024**3, description="Largest upload of a data set, as it is sent, in bytes."
+    )
+    max_dataset_files: int = Field(10_000, ge=1, lt=65_535, description="Most files in a data set.")
+    max_dataset_file_bytes: int = Field(512 * 1024**2, ge=1, description="Largest file in a data set, in bytes.")
+    max_dataset_unpacked_bytes: int = Field(
+        4 * 1024**3, ge=1, description="Largest data set once it is unpacked, in bytes."
+    )
     keep_alive_s: float = Field(15.0, gt=0, description="Seconds between comments on a silent event stream.")
     event_poll_s: float = Field(
         0.5, gt=0, description="Seconds between looks for events of a narrative that another gateway works on."

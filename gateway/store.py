@@ -19,3 +19,8 @@ def story_key(narrative_id: str) -> str:
 
 def image_key(narrative_id: str, index: int) -> str:
     return f"narratives/{narrative_id}/images/{index}.png"
+
+
+def dataset_key(dataset_id: str) -> str:
+    """Prefix of a data set's files."""
+    return f"datasets/{dataset_id}"

@@ -83,6 +83,10 @@ class Objects:
             for meta in page:
                 yield meta["path"]
 
+    async def folders(self, prefix: str) -> list[str]:
+        """Prefixes one level below ``prefix`` that have objects below them."""
+        return list((await obstore.list_with_delimiter_async(self._store, prefix))["common_prefixes"])
+
     async def check(self) -> None:
         """Raises whatever keeps the store from being read."""
         async for _ in obstore.list(self._store, "readiness", chunk_size=1):

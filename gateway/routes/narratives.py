@@ -1,7 +1,5 @@
 """Narratives: make, show, list, follow, cancel, delete."""
 
-import base64
-import binascii
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -15,6 +13,7 @@ from gateway.auth import require_key
 from gateway.intake import Recording, checked_recording, text_field, upload_form
 from gateway.jobs import UNFINISHED, Job, timestamp
 from gateway.options import NarrativeOptions
+from gateway.paging import cursor_of, from_cursor
 from gateway.parts import Gateway, NarrativeId, Parts
 from gateway.problems import invalid_parameter, responses
 from narrative.errors import Conflict, InvalidInput, InvalidParameter
@@ -112,10 +111,12 @@ async def page(
     cursor: Annotated[str, Query(max_length=200, description="next_cursor of the page before.")] = "",
 ) -> NarrativePage:
     """Lists narratives from the newest."""
-    jobs = await gateway.jobs.page(status, _from_cursor(cursor), limit + 1)
+    jobs = await gateway.jobs.page(status, from_cursor(cursor), limit + 1)
     more = len(jobs) > limit
     jobs = jobs[:limit]
-    return NarrativePage(data=[shown(job) for job in jobs], next_cursor=_cursor(jobs[-1]) if more else None)
+    return NarrativePage(
+        data=[shown(job) for job in jobs], next_cursor=cursor_of(jobs[-1].created_at_us, jobs[-1].id) if more else None
+    )
 
 
 @router.get("/{narrative_id}", response_model=Narrative, responses=responses(401, 404, 422))
@@ -226,18 +227,3 @@ async def _event_stream(gateway: Gateway, narrative_id: str, seq: int) -> AsyncI
         else:
             # JSON text has no line breaks of its own.
             yield f"id: {event.seq}\nevent: {event.type}\ndata: {event.data}\n\n"
-
-
-def _cursor(job: Job) -> str:
-    return base64.urlsafe_b64encode(f"{job.created_at_us}:{job.id}".encode()).decode().rstrip("=")
-
-
-def _from_cursor(cursor: str) -> tuple[int, str] | None:
-    if not cursor:
-        return None
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-        created_at_us, narrative_id = text.split(":")
-        return int(created_at_us), narrative_id
-    except (ValueError, binascii.Error) as error:
-        raise InvalidParameter("cursor is none that this list gave", field="cursor") from error

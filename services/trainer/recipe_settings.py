@@ -20,7 +20,7 @@ from services.trainer.config import RecipeConfig
 from services.trainer.engine import Recipe
 
 # The setting that takes the data set; a recipe has the first of these that it knows.
-_DATA_SETTINGS = ("dataset_dir", "instance_data_dir", "dataset")
+_DATA_SETTINGS = ("dataset_dir", "instance_data_dir", "data_dir", "dataset")
 # Decided by the service.
 _OWN_SETTINGS = frozenset(
     {"output_dir", "run_dir", "publish_dir", "resume_from_checkpoint", "progress", "tensorboard", "keep_checkpoints"}
