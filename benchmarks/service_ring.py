@@ -46,7 +46,9 @@ async def server(engine_s: float) -> AsyncIterator[str]:
         await process.wait()
 
 
-async def overheads_ms(call: Callable[[], Awaitable[object]], calls: int, in_flight: int, engine_s: float) -> list[float]:
+async def overheads_ms(
+    call: Callable[[], Awaitable[object]], calls: int, in_flight: int, engine_s: float
+) -> list[float]:
     """Milliseconds of each call beyond its engine's; ``in_flight`` callers start spread over one call's time."""
     costs: list[float] = []
     numbers = iter(range(calls))
