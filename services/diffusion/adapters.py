@@ -92,7 +92,7 @@ def _misfit(adapter: Shapes, card: ModelCard) -> str:
             return f"it changes the {component}, which the model does not have"
         match = is_down or is_up
         assert match is not None
-        target = base.get(f"{_plain_module(rest[: match.start()])}.weight")
+        target = _layer(base, _plain_module(rest[: match.start()]))
         if target is None:
             return f"the model has no layer {component}.{rest[: match.start()]}"
         mine, theirs = (shape[1], target[1]) if is_down else (shape[0], target[0])
@@ -101,6 +101,12 @@ def _misfit(adapter: Shapes, card: ModelCard) -> str:
     if not judged and not any("lora" in key for key in adapter):
         return "it holds no LoRA layers"
     return ""
+
+
+def _layer(base: Shapes, module: str) -> tuple[int, ...] | None:
+    """Shape of a layer; older CLIP files call everything ``text_model.``, newer transformers leave that out."""
+    bare = module.removeprefix("text_model.")
+    return base.get(f"{bare}.weight") or base.get(f"text_model.{bare}.weight")
 
 
 def _plain_module(module: str) -> str:
