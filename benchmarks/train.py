@@ -4,7 +4,8 @@
 
 The plain loop is what one would write first: every step opens its pictures, encodes them, encodes the prompt, and
 denoises; autoencoder and text encoder stay in memory. Recipe and loop take turns, each in a process of its own, on
-the same pictures, with the same adapter, batch and accumulation.
+the same pictures, with the same adapter, batch and accumulation. Times are processor time, so that other work on the
+cores counts little; memory is the peak of the whole process.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def make_pictures(folder):
 
 
 def recipe(name, model, resolution, steps, folder):
-    """Seconds of every step of the recipe."""
+    """Processor seconds of every step of the recipe."""
     import importlib
 
     from services.trainer.arguments import validated
@@ -50,10 +51,10 @@ def recipe(name, model, resolution, steps, folder):
     class Timed(Progress):
         def begin(self, first_step, board_dir):
             super().begin(first_step, board_dir)
-            marks.append(time.perf_counter())
+            marks.append(time.process_time())
 
         def step(self, *facts, show):
-            marks.append(time.perf_counter())
+            marks.append(time.process_time())
 
         def epoch(self, *facts):
             pass
@@ -73,7 +74,7 @@ def recipe(name, model, resolution, steps, folder):
 
 
 def plain(name, model, resolution, steps, folder):
-    """Seconds of every step of the plain loop."""
+    """Processor seconds of every step of the plain loop."""
     import torch
     from diffusers import DDPMScheduler, StableDiffusionPipeline
     from peft import LoraConfig
@@ -98,7 +99,7 @@ def plain(name, model, resolution, steps, folder):
     durations = []
     position = 0
     for _ in range(steps):
-        started = time.perf_counter()
+        started = time.process_time()
         # An epoch's last step is smaller where the pictures do not divide.
         passes = min(chosen["accumulation"], PICTURES - position % PICTURES)
         for _ in range(passes):
@@ -127,7 +128,7 @@ def plain(name, model, resolution, steps, folder):
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        durations.append(time.perf_counter() - started)
+        durations.append(time.process_time() - started)
     return durations
 
 

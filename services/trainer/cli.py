@@ -24,6 +24,7 @@ from services.trainer.arguments import read_config
 from services.trainer.config import RecipeConfig, Settings
 
 STOPPED = 143
+INTERRUPTED = 130
 
 
 def names() -> list[str]:
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)
         result |= {"error": error.message, "errorType": type(error).__name__, "field": error.field}
         status = STOPPED if isinstance(error, Cancelled) else 1
+    except KeyboardInterrupt:  # before or after the loop, which saves a checkpoint and raises Cancelled
+        result["error"] = "interrupted"
+        status = INTERRUPTED
     sys.stdout.write(f"{json.dumps(result, ensure_ascii=False)}\n")
     return status
 

@@ -30,7 +30,7 @@ def make_accelerator(config: RecipeConfig) -> Accelerator:
     """Sets precision, device and threads of this process.
 
     Raises:
-        InvalidParameter: CUDA was asked for and is not there.
+        InvalidParameter: CUDA was asked for and is not there, or fp16 on a CPU.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InvalidParameter("this machine has no CUDA device that torch can use", field="device")
@@ -38,7 +38,13 @@ def make_accelerator(config: RecipeConfig) -> Accelerator:
         torch.set_num_threads(config.num_threads)
     # Accelerate keeps one state a process; a training starts from its own.
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)
-    return Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate would leave it out without a word.
+        raise InvalidParameter(
+            "a CPU does not train in fp16; set mixed_precision to no or bf16", field="mixed_precision"
+        )
+    return accelerator
 
 
 def fit(

@@ -192,6 +192,11 @@ def test_no_examples(tmp_path: Path) -> None:
         run(tmp_path, Fit(), Line(0))
 
 
+def test_a_precision_that_the_device_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidParameter, match="does not train in fp16"):
+        run(tmp_path, Fit(), mixed_precision="fp16")
+
+
 def test_prodigy_takes_one_rate() -> None:
     assert config(optimizer="prodigy", learning_rate=0.5).learning_rate == 0.5
     assert RecipeConfig.model_validate({"optimizer": "prodigy"}).learning_rate == 1.0
