@@ -71,7 +71,8 @@ class PackedWeights:
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            _compact(target)
+            gc.collect()
+            _give_back(target)
             try:
                 buffer = self._copy_to(target)
             except (torch.OutOfMemoryError, RuntimeError) as again:
@@ -91,7 +92,7 @@ class PackedWeights:
         devices = {slot.tensor.device for slot in self._slots}
         self._empty()
         for device in devices:
-            _compact(device)
+            _give_back(device)
 
     def close(self) -> None:
         """Removes the file, where there is one."""
@@ -158,8 +159,8 @@ def _on_disk(packed: torch.Tensor, file: Path) -> torch.Tensor:
     return tensor
 
 
-def _compact(device: torch.device) -> None:
-    gc.collect()
+def _give_back(device: torch.device) -> None:
+    """Returns what torch keeps for later to the driver, so that other processes can have it."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.empty_cache()

@@ -8,6 +8,7 @@ import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faster_whisper.audio import decode_audio
@@ -21,6 +22,7 @@ from services.asr.settings import AsrSettings
 from services.diffusion.__main__ import make_service as make_diffusion
 from services.diffusion.settings import DiffusionSettings
 from services.residency.__main__ import make_service as make_residency
+from services.residency.coordinator import Coordinator
 from services.residency.settings import ResidencySettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -66,8 +68,8 @@ async def transcribe(target: str, recording: bytes) -> list[str]:
         return [one.segment.text async for one in responses if one.HasField("segment")]
 
 
-async def draw(target: str, prompt: str) -> bytes:
-    request = diffusion_pb2.GenerateImagesRequest(prompt=prompt, seed=7, num_inference_steps=4)
+async def draw(target: str, prompt: str, steps: int = 4) -> bytes:
+    request = diffusion_pb2.GenerateImagesRequest(prompt=prompt, seed=7, num_inference_steps=steps)
     async with open_channel(target) as channel:
         responses = diffusion_pb2_grpc.DiffusionServiceStub(channel).GenerateImages(request, timeout=120)
         return b"".join([one.chunk.data async for one in responses if one.HasField("chunk")])
@@ -81,34 +83,40 @@ async def story(asr: str, diffusion: str, recording: bytes) -> tuple[list[str], 
     return words + again, [*pictures, picture]
 
 
-async def test_turns_on_one_device_change_no_word_and_no_pixel(models_dir: Path, speech: Path) -> None:
-    recording = first_seconds(speech / "librivox.flac", 5)
-    common = {"port": 0, "drain_s": 1.0}
-    asr_settings = AsrSettings(**common, cpu_threads=2)
-    diffusion_settings = DiffusionSettings(**common, num_threads=2)
+@asynccontextmanager
+async def engines(**leasing: Any) -> AsyncIterator[tuple[str, str]]:
+    """The speech and the diffusion service, and where they listen."""
+    asr_settings = AsrSettings(port=0, drain_s=1.0, cpu_threads=2, **leasing)
+    diffusion_settings = DiffusionSettings(port=0, drain_s=1.0, num_threads=2, **leasing)
     async with (
         running(build_service(asr_settings), asr_settings) as asr,
         running(make_diffusion(diffusion_settings), diffusion_settings) as diffusion,
     ):
+        yield asr, diffusion
+
+
+@asynccontextmanager
+async def taking_turns() -> AsyncIterator[tuple[str, str, Coordinator]]:
+    """The same on a declared device that holds only one of the two models."""
+    settings = ResidencySettings(port=0, devices={"host:0": BUDGET}, recovery_s=0.1, min_resident_s=0.0, drain_s=0.1)
+    service = make_residency(settings)
+    assert isinstance(service.engine, Coordinator)
+    async with running(service, settings) as residency:
+        async with engines(residency_target=residency, residency_working_bytes=WORKING) as (asr, diffusion):
+            yield asr, diffusion, service.engine
+        assert service.engine.snapshot().models == (), "both have said good-bye"
+
+
+async def test_turns_on_one_device_change_no_word_and_no_pixel(models_dir: Path, speech: Path) -> None:
+    recording = first_seconds(speech / "librivox.flac", 5)
+    async with engines() as (asr, diffusion):
         expected = await story(asr, diffusion, recording)
 
-    residency_settings = ResidencySettings(
-        port=0, devices={"host:0": BUDGET}, recovery_s=0.1, min_resident_s=0.0, drain_s=0.1
-    )
-    residency_service = make_residency(residency_settings)
-    async with running(residency_service, residency_settings) as residency:
-        leasing = {**common, "residency_target": residency, "residency_working_bytes": WORKING}
-        asr_settings = AsrSettings(**leasing, cpu_threads=2)
-        diffusion_settings = DiffusionSettings(**leasing, num_threads=2)
-        async with (
-            running(build_service(asr_settings), asr_settings) as asr,
-            running(make_diffusion(diffusion_settings), diffusion_settings) as diffusion,
-        ):
-            got = await story(asr, diffusion, recording)
-            snapshot = residency_service.engine.snapshot()  # type: ignore[attr-defined]
-            assert snapshot.booked_bytes("host:0") <= BUDGET
-            assert sum(model.num_bytes for model in snapshot.models) > BUDGET, "nobody had to leave"
-        assert residency_service.engine.snapshot().models == ()  # type: ignore[attr-defined]
+    async with taking_turns() as (asr, diffusion, coordinator):
+        got = await story(asr, diffusion, recording)
+        snapshot = coordinator.snapshot()
+        assert snapshot.booked_bytes("host:0") <= BUDGET
+        assert sum(model.num_bytes for model in snapshot.models) > BUDGET, "nobody had to leave"
     assert got == expected
 
 
