@@ -33,7 +33,7 @@ class DeviceOptions:
     batch: int = 512
     learning_rate: float = 5e-4
     warmup_steps: int = 200
-    total_s: float = 1150.0
+    total_s: float = 1050.0
     decay_share: float = 0.35
     vae_s: float = 200.0
     vae_batch: int = 64

@@ -13,7 +13,7 @@ import math
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class DeviceRun:
         self.device = torch.device(options.device)
         torch.manual_seed(options.seed)
         if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True  # every step has the same shapes
+            torch.set_float32_matmul_precision("high")
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(work_dir / "tokenizer")
         self.tokenizer, self.schedule = tokenizer, model.noise_schedule()
         size = options.model_size()
@@ -164,7 +165,7 @@ class DeviceRun:
 
     def export(self, folder: Path) -> list[Path]:
         """Write the averaged weights into shards."""
-        tensors = {f"average.{name}": value for name, value in self.average.shadow.items()}
+        tensors = {f"average.{_portable(name)}": value for name, value in self.average.shadow.items()}
         tensors |= {f"vae.{name}": value for name, value in self.vae.state_dict().items()}
         about = {
             "options": json.dumps(asdict(self.options)),
@@ -183,7 +184,7 @@ class DeviceRun:
         """
         tensors, about = weight_shards.read(folder)
         try:
-            self.both.load_state_dict(_under(tensors, "average."))
+            _load(self.both, _under(tensors, "average."))
             self._take_vae(_under(tensors, "vae."), float(about["scaling_factor"]))
         except (KeyError, RuntimeError) as error:
             raise weight_shards.ShardError(f"{folder} holds a model of another shape: {error}") from error
@@ -213,6 +214,15 @@ class DeviceRun:
         )
 
 
+def _portable(name: str) -> str:
+    """Return a weight's name without what versions of transformers disagree about: a text encoder's inner prefix."""
+    return name.replace("text_encoder.text_model.", "text_encoder.")
+
+
+def _load(both: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    both.load_state_dict({name: weights[_portable(name)] for name in both.state_dict()})
+
+
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor.float() for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -222,15 +232,16 @@ def assemble(shards: Path, work_dir: Path) -> None:
 
     Raises:
         ShardError: if the shards are damaged or incomplete.
+        FileNotFoundError: if ``work_dir`` lacks the tokenizer of the run.
     """
-    tensors, about = weight_shards.read(shards)
+    _, about = weight_shards.read(shards)
     options = from_json(about["options"])
-    vae = device_vae.build(options.vae_channels, options.size_px)
-    vae.load_state_dict(_under(tensors, "vae."))
-    vae.register_to_config(scaling_factor=float(about["scaling_factor"]))
-    vae.save_pretrained(work_dir / "vae")
-    state = {"ema": {"shadow": _under(tensors, "average."), "updates": 0}, "step": int(about["step"])}
-    torch.save(state, work_dir / "text_to_image.pt")
+    if not (work_dir / "tokenizer" / "tokenizer.json").exists():
+        raise FileNotFoundError(f"no tokenizer in {work_dir}: unpack or pack the archive of this run there first")
+    run = DeviceRun(work_dir, replace(options, device="cpu", compile=False))
+    run.resume_from_shards(shards)
+    run.vae.save_pretrained(work_dir / "vae")
+    torch.save({"ema": {"shadow": run.average.shadow, "updates": 0}, "step": run.step}, work_dir / "text_to_image.pt")
     (work_dir / "model_size.json").write_text(json.dumps(asdict(options.model_size())), encoding="utf-8")
 
 

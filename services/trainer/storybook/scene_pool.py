@@ -62,12 +62,17 @@ class ScenePool:
     def encode(self, vae: AutoencoderKL, most: int, *, delete: bool) -> int:
         """Turn at most ``most`` new shards into latents of unit variance; return how many scenes there are.
 
-        Args: delete: remove the pictures afterwards, which fill a disk quickly; their latents are kept beside them.
+        Latents of an earlier chunk are only read. Args: delete: remove the pictures afterwards, which fill a disk
+        quickly; their latents are kept beside them.
         """
+        wanted_ahead = most if most <= _READ_AHEAD else 0
         self._pictures.clear()
-        for path in [path for path in self._ready() if path not in self._encoded][:most]:
+        for path in [path for path in self._ready() if path not in self._encoded]:
             kept = self._latents_path(path)
             if not kept.exists():
+                if most <= 0:
+                    continue
+                most -= 1
                 ahead = self._read_ahead.pop(path, None)
                 pixels = torch.from_numpy(np.load(path) if ahead is None else ahead.result())
                 parts = [self._latents_of(vae, pixels[k : k + 100]) for k in range(0, len(pixels), 100)]
@@ -79,8 +84,9 @@ class ScenePool:
             self._tokens.append(torch.from_numpy(np.load(composing.tokens_path(path))).to(self._device))
             self._encoded.add(path)
         # What comes next is read while the device trains.
-        for path in [path for path in self._ready() if path not in self._encoded and path.exists()][:most]:
-            if path not in self._read_ahead and len(self._read_ahead) < most <= _READ_AHEAD:
+        coming = [path for path in self._ready() if path not in self._encoded and path.exists()]
+        for path in coming[:wanted_ahead]:
+            if path not in self._read_ahead:
                 self._read_ahead[path] = self._reader.submit(np.load, path)
         return len(self)
 
