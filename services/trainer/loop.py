@@ -41,9 +41,7 @@ def make_accelerator(config: RecipeConfig) -> Accelerator:
     accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         # Accelerate would leave it out without a word.
-        raise InvalidParameter(
-            "a CPU does not train in fp16; set mixed_precision to no or bf16", field="mixed_precision"
-        )
+        raise InvalidParameter("fp16 needs a GPU; set mixed_precision to no or bf16", field="mixed_precision")
     return accelerator
 
 

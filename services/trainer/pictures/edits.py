@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from narrative.errors import DatasetInvalid, InvalidParameter
 from narrative.hashing import sha256_of
 from services.trainer.pictures.images import as_rgb, read_picture
 
+VIDEO_METADATA_NAME = "metadata.json"
 _SHOWN = 5
 
 
@@ -41,31 +42,35 @@ class EditSource(Protocol):
 
 
 @dataclass(frozen=True)
-class _Edit:
+class Edit:
+    """An edit whose pictures are files."""
+
     frames: tuple[Path, ...]
     edited: Path
     instruction: str
 
 
-class _FileEdits:
-    def __init__(self, folder: Path, edits: list[_Edit]) -> None:
-        self._folder, self._edits = folder, edits
+class FileEdits:
+    """Edits in files."""
+
+    def __init__(self, edits: list[Edit]) -> None:
+        self.edits = edits
 
     def __len__(self) -> int:
-        return len(self._edits)
+        return len(self.edits)
 
     def frames(self, index: int) -> list[PIL.Image.Image]:
-        return [read_picture(path) for path in self._edits[index].frames]
+        return [read_picture(path) for path in self.edits[index].frames]
 
     def edited(self, index: int) -> PIL.Image.Image:
-        return read_picture(self._edits[index].edited)
+        return read_picture(self.edits[index].edited)
 
     def instruction(self, index: int) -> str:
-        return self._edits[index].instruction
+        return self.edits[index].instruction
 
     def digest(self) -> str:
         digest = hashlib.sha256()
-        for edit in self._edits:
+        for edit in self.edits:
             files = [sha256_of(path) for path in (*edit.frames, edit.edited)]
             digest.update(json.dumps([*files, edit.instruction]).encode())
         return f"sha256:{digest.hexdigest()}"
@@ -98,6 +103,13 @@ class _HubEdits:
             raise DatasetInvalid(f"{self._name}, row {index}, {column}: not a readable picture") from error
 
 
+class _ArrowVideoEdits(_HubEdits):
+    """The originals are paths, opened when they are asked for."""
+
+    def frames(self, index: int) -> list[PIL.Image.Image]:
+        return [read_picture(Path(path)) for path in self._rows[self._input][index]]
+
+
 def folder_edits(folder: Path, columns: Sequence[str]) -> EditSource:
     """Reads ``metadata.jsonl``; keys may also end in ``_file_name``, and ``file_name`` may stand for the original.
 
@@ -116,11 +128,12 @@ def folder_edits(folder: Path, columns: Sequence[str]) -> EditSource:
         except (ValueError, TypeError) as error:
             raise DatasetInvalid(f"{where}: a JSON object is expected") from error
         original, instruction, edited = (_value(row, column, where, first=column == columns[0]) for column in columns)
-        edits.append(_Edit((_existing(folder / original, where),), _existing(folder / edited, where), instruction))
-    return _not_empty(_FileEdits(folder, edits), metadata)
+        edits.append(Edit((_existing(folder / original, where),), _existing(folder / edited, where), instruction))
+    _not_empty(edits, metadata)
+    return FileEdits(edits)
 
 
-def video_edits(folder: Path, num_frames: int) -> EditSource:
+def video_edits(folder: Path, num_frames: int) -> FileEdits:
     """Reads ``metadata.json``: ``[{"video_path", "instruction"}]``, paths relative to the folder.
 
     A video is a folder of ``00.jpg`` to the last frame, and one more: the edited one (``.png`` is read too).
@@ -128,16 +141,45 @@ def video_edits(folder: Path, num_frames: int) -> EditSource:
     Raises:
         DatasetInvalid: no metadata, a frame that is missing.
     """
-    metadata = _metadata(folder, "metadata.json")
+    edits = []
+    for path, instruction in read_video_metadata(folder):
+        frames = [_frame(folder / path, number) for number in range(num_frames + 1)]
+        edits.append(Edit(tuple(frames[:-1]), frames[-1], instruction))
+    return FileEdits(edits)
+
+
+def read_video_metadata(folder: Path) -> list[tuple[str, str]]:
+    """Video folders and instructions.
+
+    Raises:
+        DatasetInvalid: no ``metadata.json``, or not of its form.
+    """
+    metadata = _metadata(folder, VIDEO_METADATA_NAME)
     try:
-        rows = [(str(row["video_path"]), str(row["instruction"])) for row in json.loads(metadata.read_text("utf-8"))]
+        content = json.loads(metadata.read_text(encoding="utf-8"))
+        rows = [(str(row["video_path"]), str(row["instruction"])) for row in content]
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetInvalid(f'{metadata}: [{{"video_path": ..., "instruction": ...}}] is expected') from error
-    edits = []
-    for path, instruction in rows:
-        frames = [_frame(folder / path, number) for number in range(num_frames + 1)]
-        edits.append(_Edit(tuple(frames[:-1]), frames[-1], instruction))
-    return _not_empty(_FileEdits(folder, edits), metadata)
+    _not_empty(rows, metadata)
+    return rows
+
+
+def arrow_video_edits(folder: Path, num_frames: int) -> EditSource:
+    """Reads a data set that ``services.trainer.pictures.videos build`` made.
+
+    Raises:
+        DatasetInvalid: it is none, or its videos have another number of frames.
+    """
+    import datasets
+
+    try:
+        rows: Any = datasets.load_from_disk(str(folder))
+        counts = {len(frames) for frames in rows["input_frames"]}
+    except Exception as error:  # damaged files raise errors of every kind
+        raise DatasetInvalid(f"{folder}: not a built data set of videos: {error}", field="data_dir") from error
+    if counts != {num_frames}:
+        raise DatasetInvalid(f"{folder}: {sorted(counts)} frames a video, not {num_frames}", field="num_frames")
+    return _ArrowVideoEdits(str(folder), rows, ("input_frames", "edit_prompt", "edited_image"))
 
 
 def hub_edits(name: str, split: str, columns: Sequence[str]) -> EditSource:
@@ -157,7 +199,8 @@ def hub_edits(name: str, split: str, columns: Sequence[str]) -> EditSource:
         if column not in rows.column_names:
             known = ", ".join(rows.column_names)
             raise InvalidParameter(f"data set {name} has no column {column!r}; it has {known}")
-    return _not_empty(_HubEdits(name, rows, columns), Path(name))
+    _not_empty(rows, Path(name))
+    return _HubEdits(name, rows, columns)
 
 
 def check_edits(source: EditSource, min_px: int) -> None:
@@ -209,7 +252,6 @@ def _frame(video: Path, number: int) -> Path:
     raise DatasetInvalid(f"{video}: frame {number:02d}.jpg is missing")
 
 
-def _not_empty(source: EditSource, where: Path) -> EditSource:
-    if not len(source):
+def _not_empty(rows: Sized, where: Path) -> None:
+    if not len(rows):
         raise DatasetInvalid(f"{where} is empty")
-    return source

@@ -19,6 +19,7 @@ from narrative.v1 import diffusion_pb2, diffusion_pb2_grpc
 from services.diffusion.__main__ import make_service
 from services.diffusion.settings import DiffusionSettings
 from services.trainer.batches import Draw
+from services.trainer.pictures import videos
 from services.trainer.pictures.base import load_base
 from services.trainer.pictures.edit_learner import EditExamples, EditLearner, original_latents, widen_input
 from services.trainer.pictures.edits import folder_edits
@@ -41,17 +42,10 @@ def edits(palette: Path) -> Path:
 
 
 @pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    """Two videos of 21 random frames of 128 px, as the specification's mini data."""
-    folder, rng = tmp_path / "videos", np.random.default_rng(0)
-    for name in ("train/a", "train/b"):
-        (folder / name).mkdir(parents=True)
-        for number in range(21):
-            pixels = rng.integers(0, 255, (128, 128, 3), dtype=np.uint8)
-            PIL.Image.fromarray(pixels).save(folder / name / f"{number:02d}.jpg")
-    rows = [{"video_path": "train/a", "instruction": "drop"}, {"video_path": "train/b", "instruction": "move"}]
-    (folder / "metadata.json").write_text(json.dumps(rows))
-    return folder
+def videos_folder(tmp_path: Path) -> Path:
+    """Two videos of 21 random frames of 128 px."""
+    assert videos.main(["mini", str(tmp_path / "videos")]) == 0
+    return tmp_path / "videos"
 
 
 def settings(data: Path, out: Path, model: Path | str, **more: Any) -> dict[str, Any]:
@@ -93,15 +87,41 @@ async def test_an_edit_is_trained_and_served(train: Train, edits: Path, tmp_path
 
 
 def test_twenty_frames_make_84_channels_and_five_steps_bring_the_loss_down(
-    train: Train, videos: Path, tmp_path: Path, tiny: Path
+    train: Train, videos_folder: Path, tmp_path: Path, tiny: Path
 ) -> None:
-    chosen = settings(videos, tmp_path / "video", tiny / "sd", num_frames=20, learning_rate=0.02, max_train_steps=5)
+    chosen = settings(
+        videos_folder, tmp_path / "video", tiny / "sd", num_frames=20, learning_rate=0.02, max_train_steps=5
+    )
     trained = train("pix2pix", **chosen, log_steps=1, conditioning_dropout_prob=0.0)
     assert trained.status == 0, trained.result
     losses = [step["loss"] for step in trained.events("step")]
     assert losses[-1] < losses[0]
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "video" / "unet")
     assert unet.config["in_channels"] == unet.conv_in.in_channels == 84
+
+
+def test_videos_are_checked_and_built(
+    train: Train, videos_folder: Path, tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert videos.main(["check", str(videos_folder)]) == 0
+    assert videos.main(["build", str(videos_folder), str(tmp_path / "arrow")]) == 0
+    built = datasets.load_from_disk(tmp_path / "arrow")
+    assert [len(frames) for frames in built["input_frames"]] == [20, 20]
+    assert built["edit_prompt"][:] == ["drop_object", "cover_object"]
+    assert built[0]["edited_image"].size == (128, 128)
+    settings_of_both = {"num_frames": 20, "max_train_steps": 1}
+    from_folder = train("pix2pix", **settings(videos_folder, tmp_path / "a", tiny / "sd", **settings_of_both))
+    from_arrow = train("pix2pix", **settings(tmp_path / "arrow", tmp_path / "b", tiny / "sd", **settings_of_both))
+    assert from_arrow.result["finalLoss"] == from_folder.result["finalLoss"]
+
+    (videos_folder / "0000" / "03.jpg").unlink()
+    (videos_folder / "0001" / "05.jpg").write_bytes(b"no picture")
+    PIL.Image.new("RGB", (64, 64)).save(videos_folder / "0001" / "20.jpg")
+    assert videos.main(["check", str(videos_folder)]) == 1
+    said = capsys.readouterr().err
+    for problem in ("03.jpg is missing", "05.jpg: not a readable picture", "frames of different sizes"):
+        assert problem in said
+    assert videos.main(["mini", str(videos_folder)]) == 1
 
 
 def test_a_widened_unet_begins_as_the_one_it_was(tiny: Path) -> None:
@@ -169,7 +189,7 @@ def test_columns_may_have_any_names(train: Train, edits: Path, tmp_path: Path, t
     assert json.loads((tmp_path / "b" / "training.json").read_text())["num_edits"] == 3
 
 
-def test_bad_data_is_named(train: Train, edits: Path, videos: Path, tmp_path: Path, tiny: Path) -> None:
+def test_bad_data_is_named(train: Train, edits: Path, videos_folder: Path, tmp_path: Path, tiny: Path) -> None:
     def error(data: Path, **more: Any) -> str:
         trained = train("pix2pix", **settings(data, tmp_path / "out", tiny / "sd", **more))
         assert trained.status == 1
@@ -177,14 +197,14 @@ def test_bad_data_is_named(train: Train, edits: Path, videos: Path, tmp_path: Pa
         return str(trained.result["error"])
 
     assert "nowhere: no such folder" in error(tmp_path / "nowhere")
-    assert "no metadata.jsonl in it" in error(videos)
+    assert "no metadata.jsonl in it" in error(videos_folder)
     assert "this recipe trains" in error(edits, model_id=tiny / "sdxl")
     assert "edits cannot be mirrored" in error(edits, random_flip=True)
     (edits / "1.png").write_bytes(b"no picture")
     assert "1.png: not a readable picture" in error(edits)
     (edits / "1.png").unlink()
     assert "1.png" in error(edits)
-    (videos / "train" / "b" / "07.jpg").unlink()
-    assert f"{videos / 'train' / 'b'}: frame 07.jpg is missing" in error(videos, num_frames=20)
-    (videos / "metadata.json").write_text('{"video_path": 1}')
-    assert "is expected" in error(videos, num_frames=20)
+    (videos_folder / "0001" / "07.jpg").unlink()
+    assert f"{videos_folder / '0001'}: frame 07.jpg is missing" in error(videos_folder, num_frames=20)
+    (videos_folder / "metadata.json").write_text('{"video_path": 1}')
+    assert "is expected" in error(videos_folder, num_frames=20)

@@ -193,7 +193,7 @@ def test_no_examples(tmp_path: Path) -> None:
 
 
 def test_a_precision_that_the_device_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidParameter, match="does not train in fp16"):
+    with pytest.raises(InvalidParameter, match="fp16 needs a GPU"):
         run(tmp_path, Fit(), mixed_precision="fp16")
 
 

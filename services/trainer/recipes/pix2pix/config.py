@@ -12,7 +12,7 @@ from services.trainer.pictures.config import PictureModelSettings
 class EditSettings(Settings):
     """Edits: one of data_dir and dataset_name"""
 
-    data_dir: Path | None = Field(None, description="Folder with metadata.jsonl, or with metadata.json for videos.")
+    data_dir: Path | None = Field(None, description="Folder with metadata.jsonl; of videos: metadata.json, or built.")
     dataset_name: str = Field("", description="Data set of the hub, or a folder that `datasets` reads.")
     dataset_split: str = Field("train", description="Split of the data set.")
     input_column: str = Field("input_image", description="Column, or key in metadata.jsonl, of the original.")

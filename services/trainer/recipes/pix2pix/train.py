@@ -12,7 +12,14 @@ from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_
 from services.trainer.loop import fit, make_accelerator
 from services.trainer.pictures.base import BaseModel, load_base
 from services.trainer.pictures.edit_learner import EditExamples, EditLearner, widen_input
-from services.trainer.pictures.edits import EditSource, check_edits, folder_edits, hub_edits, video_edits
+from services.trainer.pictures.edits import (
+    EditSource,
+    arrow_video_edits,
+    check_edits,
+    folder_edits,
+    hub_edits,
+    video_edits,
+)
 from services.trainer.pictures.images import square
 from services.trainer.pictures.train import quiet_libraries
 from services.trainer.progress import Progress
@@ -96,7 +103,8 @@ def _source(config: Config) -> EditSource:
     if config.data_dir is None:
         return hub_edits(config.dataset_name, config.dataset_split, columns)
     if config.num_frames > 1:
-        return video_edits(config.data_dir, config.num_frames)
+        built = (config.data_dir / "state.json").is_file()
+        return (arrow_video_edits if built else video_edits)(config.data_dir, config.num_frames)
     return folder_edits(config.data_dir, columns)
 
 
