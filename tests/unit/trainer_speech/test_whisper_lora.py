@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 
 import pytest
 import torch
@@ -113,6 +114,20 @@ def test_a_resumed_training_ends_with_the_same_weights(train, tmp_path):
     straight, parts = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("straight", "parts"))
     assert straight.keys() == parts.keys()
     assert all(torch.equal(straight[name], parts[name]) for name in straight)
+
+
+def test_recomputed_activations_give_the_same_weights(train, tmp_path):
+    train(output_dir=tmp_path / "kept")
+    train(output_dir=tmp_path / "recomputed", gradient_checkpointing=True)
+    kept, recomputed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("kept", "recomputed"))
+    assert all(torch.allclose(kept[name], recomputed[name], atol=1e-5) for name in kept)
+
+
+def test_half_precision_trains_weights_that_stay_whole(train, tmp_path):
+    result, _ = train(mixed_precision="bf16")
+    assert math.isfinite(result.final_loss)
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {value.dtype for value in adapter.values()} == {torch.float32}
 
 
 def test_the_published_model_computes_what_the_merged_one_does(train, tmp_path, tiny_whisper):

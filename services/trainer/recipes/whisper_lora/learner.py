@@ -29,7 +29,7 @@ class WhisperLearner(Learner):
         super().__init__()
         torch.manual_seed(config.seed)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            model.activation_checkpointing_enable({"use_reentrant": False})
             model.config.use_cache = False
         lora = LoraConfig(
             r=config.rank,
