@@ -1,7 +1,7 @@
 """Audio with its text, from every layout that is read; nothing is opened before it is asked for.
 
 - a folder in the layout of SOVA: audio files with a ``.txt`` of the same name beside each, at any depth
-- a manifest: ``.jsonl``, ``.csv`` or ``.tsv`` with one row a clip, paths relative to it
+- a manifest: ``.jsonl``, ``.csv`` or ``.tsv`` with one row a clip, paths inside its folder
 - a dataset saved with ``datasets``, or one of a hub by name
 """
 
@@ -9,7 +9,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, overload
 
 from narrative.errors import DatasetInvalid
@@ -120,6 +120,11 @@ def _clip(path: Path, number: int, row: dict[str, Any], columns: Columns) -> Cli
     name = row[columns.audio]
     if not isinstance(name, str) or not name:
         raise DatasetInvalid(f"{path}, line {number}: {columns.audio!r} names no file")
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        # A manifest may come from somebody else than the files of this machine.
+        raise DatasetInvalid(
+            f"{path}, line {number}: {name!r} leads out of the manifest's folder; give a path inside it"
+        )
     return Clip(name, path.parent / name, str(row[columns.text] or "").strip())
 
 

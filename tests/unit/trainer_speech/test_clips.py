@@ -60,6 +60,8 @@ def test_a_saved_dataset_is_read_row_by_row(tmp_path, write_wav):
         ("bad.jsonl", "[1]", "line 1: an object is needed"),
         ("bad.csv", "sound,text\na.wav,да\n", "line 2: no column 'audio'; it has sound, text"),
         ("bad.csv", "audio,text\n,да\n", "line 2: 'audio' names no file"),
+        ("bad.csv", "audio,text\n/etc/a.wav,да\n", "line 2: '/etc/a.wav' leads out of"),
+        ("bad.jsonl", '{"audio": "b/../../a.wav", "text": "да"}', "line 1: .* leads out of"),
         ("bad.csv", "audio,text\n", "lists no clips"),
         ("bad.xlsx", "", "no manifest; accepted are"),
         ("bad.csv", b"\xff\xfe\x00", "cannot be read as UTF-8"),

@@ -56,7 +56,7 @@ class PublishSettings(Settings):
 
 
 class Config(SpeechDataSettings, AdapterSettings, PublishSettings, RecipeConfig):
-    """Settings of ``whisper_lora``."""
+    """Whisper LoRA"""
 
     output_dir: Path = Field(description="Folder of the adapter; an earlier result there is replaced.")
     learning_rate: float = Field(5e-4, gt=0, description="Learning rate.")
