@@ -42,7 +42,7 @@ class JudgeError(ValueError):
 class JudgeSize:
     """Shape of a judge; the default learns from some ten thousand pictures in minutes."""
 
-    width: int = 48
+    width: int = 32
     size_px: int = 128
 
 

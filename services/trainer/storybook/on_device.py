@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--for-s", type=float, required=True, help="seconds this chunk may take, everything included")
     top.add_argument("--archive", type=Path, help="what the `pack` command wrote")
     top.add_argument("--shards", type=Path, help="shards of an earlier chunk, for a machine without its state")
+    top.add_argument("--sheet-steps", type=int, default=20, help="denoising steps of the sheet (%(default)s)")
     types = typing.get_type_hints(DeviceOptions)
     for field in fields(DeviceOptions):
         flag, default = "--" + field.name.replace("_", "-"), field.default
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (CutoutError, DivergedError, EditionError, ShardError, FileNotFoundError, TimeoutError, ValueError) as error:
         logging.error("%s", error)  # noqa: TRY400  (a traceback would hide the one line that helps)
         return 1
-    sheet.write_with(run.pipeline(), args.out / f"sheet-{run.step:06d}.png", steps=20, guidance_scale=3.0)
+    sheet.write_with(run.pipeline(), args.out / f"sheet-{run.step:06d}.png", args.sheet_steps, guidance_scale=3.0)
     return 0
 
 

@@ -29,6 +29,23 @@ PROMPTS = (
     "a woman in a red dress under a tree in a meadow",
     "dolphin and fish under water, flat design",
     "an old man on the beach at sunset, pencil sketch",
+    # From here on things are where training never had them (`plan.is_held_out`).
+    f"a brown horse in the forest in the fog, storybook illustration, {QUALITY_TAIL}",
+    f"a girl in a yellow dress in the garden, flat design, {QUALITY_TAIL}",
+    f"a tractor on a village lane in the rain, {QUALITY_TAIL}",
+    f"a farmer in the snow in the morning, storybook illustration, {QUALITY_TAIL}",
+    "a black cat in a meadow at night, storybook illustration",
+    "a dog in front of a castle at sunset, soft 3d cartoon",
+    "a witch in a purple dress on the street at night, storybook illustration",
+    "an old woman in the kitchen, watercolor painting",
+    "a bird under the moon and stars in the night sky, flat design",
+    "a house in the forest, snow is falling, oil painting",
+    "a man in a green coat in a castle courtyard, pixel art",
+    "a church by a lake at sunset, watercolor painting",
+    "a helicopter above high mountains covered with snow, flat design",
+    "a princess in a pink dress in a flower garden, soft 3d cartoon",
+    "a butterfly in a field of flowers, storybook illustration",
+    "an old man in the classroom, pencil sketch",
 )
 
 

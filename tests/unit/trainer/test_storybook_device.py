@@ -145,7 +145,7 @@ raise SystemExit(on_device.main())
 
 
 def _flags(options: DeviceOptions) -> list[str]:
-    flags = []
+    flags = ["--sheet-steps", "1"]
     for name in options.__slots__:
         value, flag = getattr(options, name), name.replace("_", "-")
         if isinstance(value, bool):
