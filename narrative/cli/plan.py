@@ -18,6 +18,7 @@ RESERVE_BYTES = 1 << 30
 
 Gpu = Annotated[str, typer.Option(help="Memory of the GPU, for example 24GiB.")]
 ProfileName = Annotated[str, typer.Option(help="Profile to plan for.")]
+LlmSleeps = Annotated[bool, typer.Option("--llm-sleeps", help="vLLM sleeps while others need its memory.")]
 CopySpeed = Annotated[float, typer.Option(min=0.1, help="Speed of a copy from pinned host memory, in GB/s.")]
 
 
@@ -60,7 +61,9 @@ def make_plan(turns: list[Turn], budget_bytes: int) -> Plan:
     return max(possible, key=lambda plan: sum(turn.weight_bytes for turn in plan.stays))
 
 
-def plan(gpu: Gpu, profile: ProfileName = "single-gpu", copy_gb_s: CopySpeed = 20.0) -> None:
+def plan(
+    gpu: Gpu, profile: ProfileName = "single-gpu", llm_sleeps: LlmSleeps = False, copy_gb_s: CopySpeed = 20.0
+) -> None:
     """Show what stays on a GPU of that size, what takes turns, and what a turn costs."""
     try:
         total = int(TypeAdapter(ByteSize).validate_python(gpu))
@@ -69,6 +72,9 @@ def plan(gpu: Gpu, profile: ProfileName = "single-gpu", copy_gb_s: CopySpeed = 2
     turns = load_profile(profile).turns
     if not turns:
         raise InvalidParameter(f"profile {profile!r} puts no models on a GPU; single-gpu does", field="profile")
+    servers = [turn for turn in turns if turn.stays]
+    if llm_sleeps:
+        turns = [turn.model_copy(update={"stays": False}) for turn in turns]
     made = make_plan(turns, total - RESERVE_BYTES)
     table = Table("stage", "model", "weights", "at work", "on the device", "bringing it in", title=f"{profile}, {gpu}")
     for turn in turns:
@@ -84,7 +90,8 @@ def plan(gpu: Gpu, profile: ProfileName = "single-gpu", copy_gb_s: CopySpeed = 2
         pinned = [turn.model for turn in made.stays if not turn.stays]
         if pinned:
             out.print(f"Set NARRATIVE_RESIDENCY__PINNED='{json.dumps(pinned)}'.", highlight=False, markup=False)
-    for turn in turns:
-        if turn.stays:
-            line = f"Start the server of {turn.model} with --gpu-memory-utilization {turn.num_bytes / total:.2f}."
-            out.print(line, highlight=False)
+    for turn in servers:
+        line = f"Start the server of {turn.model} with --gpu-memory-utilization {turn.num_bytes / total:.2f}"
+        if llm_sleeps:
+            line += f" --enable-sleep-mode, and set NARRATIVE_PROMPT__RESIDENCY_BYTES={turn.num_bytes}"
+        out.print(f"{line}.", highlight=False)

@@ -58,10 +58,12 @@ class _Owned:
         device: where it is; empty where it is away.
         assigned: where its last lease says that it is or will be.
         moving: held while it is loaded or sent away.
+        only: the one device it can go to; empty for any.
     """
 
     num_bytes: int
     movable: Movable
+    only: str = ""
     device: str = ""
     assigned: str = ""
     leases: set[str] = field(default_factory=set)
@@ -102,10 +104,15 @@ class ResidencyClient:
         self._mover = ThreadPoolExecutor(1, thread_name_prefix="residency-mover")
         self._thread = threading.Thread(target=self._stay_connected, name="residency", daemon=True)
 
-    def add(self, model: str, num_bytes: int, movable: Movable) -> None:
-        """Declares a model; ``num_bytes`` is what it needs at work, working memory included."""
+    def add(self, model: str, num_bytes: int, movable: Movable, *, only: str = "") -> None:
+        """Declares a model that is away.
+
+        Args:
+            num_bytes: what it needs at work, working memory included.
+            only: the one device it can go to; empty for any.
+        """
         with self._changed:
-            self._owned[model] = _Owned(num_bytes, movable)
+            self._owned[model] = _Owned(num_bytes, movable, only)
 
     def remove(self, model: str) -> None:
         """Sends a model away for good, once nobody works with it any more."""
@@ -248,6 +255,7 @@ class ResidencyClient:
             lease_id=lease_id,
             model=asked.model,
             num_bytes=self._owned[asked.model].num_bytes,
+            device=self._owned[asked.model].only,
             priority=asked.priority,
             wait_s=max(0.0, asked.deadline_s - time.monotonic()),
         )

@@ -31,6 +31,7 @@ class OpenAiPromptEngine:
         beginnings = [templates(language).scene_messages(".") for language in self._settings.languages]
         if self._settings.startup_wait_s:
             asyncio.run(self._llm.warm_up(beginnings))
+        self._llm.take_turns()
 
     def close(self) -> None:
         self._llm.close()

@@ -1,6 +1,7 @@
 """The one wrapper of all LLM calls: an OpenAI-compatible server asked for JSON that obeys a schema."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import structlog
 
 from narrative.errors import DeadlineExceeded, ModelOutputInvalid, ResourceExhausted, ServiceUnavailable
 from services.prompt.settings import PromptSettings
+from services.prompt.vllm_memory import LlmMemory
 
 Message = Mapping[str, str]
 Schema = Mapping[str, Any]
@@ -47,6 +49,12 @@ class OpenAiLlm:
         self._slots = asyncio.Semaphore(settings.llm_max_concurrency)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = self._new_client()
+        self._memory = LlmMemory(settings) if settings.residency_target and settings.residency_bytes else None
+
+    def take_turns(self) -> None:
+        """From here on the server is awake only for calls, where residency is set; called once it is warm."""
+        if self._memory is not None:
+            self._memory.start()
 
     async def warm_up(self, beginnings: Sequence[Sequence[Message]]) -> None:
         """Waits until the server lists its models, and lets every slot read what later calls begin with.
@@ -87,6 +95,8 @@ class OpenAiLlm:
 
     def close(self) -> None:
         """Closes the connections; called on a thread while the event loop that used them still turns."""
+        if self._memory is not None:
+            self._memory.close()
         if self._loop is not None and self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self.aclose(), self._loop).result(timeout=5.0)
 
@@ -108,13 +118,13 @@ class OpenAiLlm:
 
         Raises:
             ServiceUnavailable: the server is down or fails.
-            ResourceExhausted: the server turns requests away.
+            ResourceExhausted: the server turns requests away, or sleeps and gets no memory to wake.
             DeadlineExceeded: no answer within ``llm_timeout_s``.
             ModelOutputInvalid: the server refuses the request itself, or answers without an answer.
         """
         settings = self._settings
         self._loop = asyncio.get_running_loop()
-        async with self._slots:
+        async with self._slots, self._memory.lease() if self._memory else contextlib.nullcontext():
             try:
                 completion = await self._client.chat.completions.create(
                     model=settings.llm_model,

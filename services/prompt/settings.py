@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
 from narrative.settings import ServiceSettings
@@ -35,6 +35,15 @@ class PromptSettings(ServiceSettings):
     startup_wait_s: float = Field(
         120.0, ge=0, description="Seconds to wait at start for the LLM server; 0 starts without asking for it."
     )
+
+    residency_target: str = Field("", description="gRPC name of the residency service; empty where there is none.")
+    residency_bytes: ByteSize = Field(
+        ByteSize(0),
+        description="Device memory that vLLM, started with --enable-sleep-mode, gives up while others need it; bytes "
+        "or a size like 8GiB. 0 leaves it awake.",
+    )
+    residency_device: str = Field("cuda:0", description="Device on which vLLM runs, as the residency service names it.")
+    residency_wait_s: float = Field(300.0, gt=0, description="Longest wait for that memory, in seconds.")
 
     languages: list[Language] = Field(default=["en"], min_length=1, description="Languages that the LLM reads.")
     wording: Literal["chosen", "free"] = Field(

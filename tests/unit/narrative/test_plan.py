@@ -40,6 +40,13 @@ def test_the_single_gpu_profile_has_a_plan(gpu: str, says: str) -> None:
     assert "--gpu-memory-utilization" in result.stdout
 
 
+def test_sixteen_gigabytes_will_do_where_the_llm_sleeps() -> None:
+    result = CliRunner().invoke(app, ["plan", "--gpu", "16GiB", "--llm-sleeps"], env={"COLUMNS": "160"})
+    assert result.exit_code == 0
+    assert "--enable-sleep-mode" in result.stdout
+    assert isinstance(CliRunner().invoke(app, ["plan", "--gpu", "16GiB"]).exception, OutOfMemory)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

@@ -1,0 +1,131 @@
+"""The LLM sleeps while others work: vLLM's documented endpoints, played by a small server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from narrative.errors import ServiceUnavailable
+from services.prompt.llm import OpenAiLlm
+from services.prompt.settings import PromptSettings
+from services.prompt.vllm_memory import VllmServer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from residency_node import Holding, Node, Noted, hold
+
+
+class Vllm(ThreadingHTTPServer):
+    """Sleep level 1, wake_up and is_sleeping as vLLM has them in development mode."""
+
+    asleep = False
+    can_sleep = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.posts: list[str] = []
+        self.answered_asleep = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Vllm
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def do_GET(self) -> None:
+        self.answer(200, {"is_sleeping": self.server.asleep})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/v1/chat/completions":
+            self.server.answered_asleep += self.server.asleep
+            message = {"role": "assistant", "content": "{}"}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self.answer(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+            return
+        self.server.posts.append(self.path)
+        if not self.server.can_sleep:
+            self.answer(404, {})
+            return
+        self.server.asleep = self.path.startswith("/sleep")
+        self.answer(200, {})
+
+    def answer(self, status: int, body: object) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def vllm() -> Iterator[Vllm]:
+    server = Vllm()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+async def test_the_llm_sleeps_while_others_work_and_wakes_for_a_call(node: Node, vllm: Vllm) -> None:
+    settings = PromptSettings(
+        llm_url=vllm.url, residency_target=node.target, residency_bytes=70, residency_device="host:0"
+    )
+    llm = OpenAiLlm(settings)
+    try:
+        await asyncio.to_thread(llm.take_turns)
+        assert vllm.asleep
+        sdxl = node.owner("diffusion", sdxl=(60, Noted()))
+        for _ in range(2):
+            answers = await asyncio.gather(*(llm.ask([{"role": "user", "content": "x"}], {}) for _ in range(3)))
+            assert [answer.text for answer in answers] == ["{}"] * 3
+            assert not vllm.asleep
+            await asyncio.to_thread(hold, sdxl, "sdxl")
+            assert vllm.asleep
+        assert vllm.answered_asleep == 0
+        assert vllm.posts == ["/sleep?level=1"] + ["/wake_up", "/sleep?level=1"] * 2
+    finally:
+        await asyncio.to_thread(llm.close)
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_leaves_no_lease(node: Node, vllm: Vllm) -> None:
+    settings = PromptSettings(
+        llm_url=vllm.url, residency_target=node.target, residency_bytes=70, residency_device="host:0"
+    )
+    llm = OpenAiLlm(settings)
+    try:
+        await asyncio.to_thread(llm.take_turns)
+        holding = Holding(node.owner("diffusion", sdxl=(60, Noted())), "sdxl")
+        worker = asyncio.create_task(asyncio.to_thread(holding.run))
+        await asyncio.to_thread(holding.held.wait, 10)
+        asking = asyncio.create_task(llm.ask([{"role": "user", "content": "x"}], {}))
+        await node.until(lambda state: len(state.waiting) == 1)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await node.until(lambda state: not state.waiting)
+        holding.enough.set()
+        await worker
+        await node.until(lambda state: not any(model.leases for model in state.models))
+    finally:
+        await asyncio.to_thread(llm.close)
+
+
+def test_a_server_without_sleep_mode_is_named(vllm: Vllm) -> None:
+    vllm.can_sleep = False
+    with pytest.raises(ServiceUnavailable, match="--enable-sleep-mode"):
+        VllmServer(vllm.url, 5).offload()
