@@ -37,7 +37,7 @@ class WhisperResult(Result):
     cer_before: float
     cer_after: float
     clips_dropped: int
-    published: Path | None = None
+    published: str | None = None
     unmet_requirements: tuple[str, ...] = ()
 
 
@@ -117,7 +117,7 @@ def run(config: Config, progress: Progress) -> WhisperResult:
         cer_before=before.rates.cer,
         cer_after=after.rates.cer,
         clips_dropped=len(report.dropped),
-        published=publish_dir / config.publish_as if config.publish_as and not unmet else None,
+        published=config.publish_as if config.publish_as and not unmet else None,
         unmet_requirements=unmet,
     )
     if not accelerator.is_main_process:
@@ -137,8 +137,8 @@ def run(config: Config, progress: Progress) -> WhisperResult:
         processor.save_pretrained(folder)
         _write_json(folder / "data-report.json", report.as_json())
         _write_json(folder / "evaluation.json", _evaluation(validation, before, after))
-    if result.published is not None:
-        publish(
+    if result.published:
+        folder = publish(
             learner.adapted.to("cpu"),
             processor,
             publish_dir,
@@ -146,7 +146,7 @@ def run(config: Config, progress: Progress) -> WhisperResult:
             weights_type=config.publish_type,
             about=about,
         )
-        progress.note(f"published as {config.publish_as}", path=str(result.published))
+        progress.note(f"published as {config.publish_as}", path=str(folder))
     elif unmet:
         progress.note(f"not published: {'; '.join(unmet)}", unmet=list(unmet))
     drop_checkpoints(run_dir, config)
