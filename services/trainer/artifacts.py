@@ -70,3 +70,5 @@ def drop_checkpoints(run_dir: Path, config: RunSettings) -> None:
     """After a run that went to its end: the next one begins anew."""
     if not config.keep_checkpoints:
         shutil.rmtree(checkpoints_dir(run_dir), ignore_errors=True)
+    if run_dir.is_dir() and not any(run_dir.iterdir()):
+        run_dir.rmdir()

@@ -54,8 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after the loop, which saves a checkpoint and raises Cancelled
         result["error"] = "interrupted"
         status = INTERRUPTED
-    sys.stdout.write(f"{json.dumps(result, ensure_ascii=False)}\n")
+    if _is_first_process():
+        sys.stdout.write(f"{json.dumps(result, ensure_ascii=False)}\n")
     return status
+
+
+def _is_first_process() -> bool:
+    """Of several that train together (torchrun, accelerate launch), one speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _train(recipe: str, config: RecipeConfig) -> dict[str, Any]:
@@ -72,9 +78,9 @@ def _train(recipe: str, config: RecipeConfig) -> dict[str, Any]:
         ) from error
     # Libraries that print must not spoil the result's JSON.
     with clear_errors(), contextlib.redirect_stdout(sys.stderr):
-        result: dict[str, Any] = training.run(config, Progress(config.progress)).model_dump(
-            mode="json", by_alias=True, exclude_none=True
-        )
+        result: dict[str, Any] = training.run(
+            config, Progress(config.progress, quiet=not _is_first_process())
+        ).model_dump(mode="json", by_alias=True, exclude_none=True)
     return result
 
 

@@ -8,10 +8,16 @@ from typing import Any, Literal, TextIO
 
 
 class Progress:
-    """Writes to standard error, so that standard output holds the result alone."""
+    """Writes to standard error, so that standard output holds the result alone.
 
-    def __init__(self, form: Literal["text", "json"] = "text", stream: TextIO | None = None) -> None:
-        self._form = form
+    Args:
+        quiet: write nothing, where another process of the same training does.
+    """
+
+    def __init__(
+        self, form: Literal["text", "json"] = "text", stream: TextIO | None = None, *, quiet: bool = False
+    ) -> None:
+        self._form, self._quiet = form, quiet
         self._stream = stream or sys.stderr
         self._board: Any = None
         self._started_s = time.monotonic()
@@ -69,6 +75,8 @@ class Progress:
             self._board = None
 
     def _write(self, event: str, line: str, facts: dict[str, Any]) -> None:
+        if self._quiet:
+            return
         text = json.dumps({"event": event, **facts}) if self._form == "json" else line
         self._stream.write(f"{text}\n")
         self._stream.flush()

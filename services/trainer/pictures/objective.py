@@ -20,6 +20,7 @@ class Objective:
     def __init__(self, base: BaseModel, guidance: float = 1.0) -> None:
         self._denoiser, self._dtype = base.denoiser, base.dtype
         self._family, self._guidance = base.family, guidance
+        self._scale = base.pipeline.vae_scale_factor
         config = base.pipeline.scheduler.config
         self._schedule: Any = None if base.family == "flux" else DDPMScheduler.from_config(config)  # type: ignore[no-untyped-call]
 
@@ -40,7 +41,7 @@ class Objective:
             noisy = torch.cat([noisy, images], dim=1)
         more: dict[str, Any] = {}
         if self._family == "sdxl":
-            side_px = latents.shape[-1] * 8
+            side_px = latents.shape[-1] * self._scale
             # Original size, crop and target size: whole pictures of the size they are trained at.
             sizes = torch.tensor([side_px, side_px, 0, 0, side_px, side_px], device=latents.device)
             more["added_cond_kwargs"] = {"text_embeds": conditions["pooled"], "time_ids": sizes.repeat(batch, 1)}

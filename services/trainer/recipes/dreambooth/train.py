@@ -1,6 +1,6 @@
 """The DreamBooth recipe (arXiv:2208.12242) with LoRA in place of whole weights."""
 
-from narrative.errors import DatasetInvalid
+from narrative.errors import DatasetInvalid, InvalidParameter
 from services.trainer.artifacts import Result, run_folder
 from services.trainer.loop import make_accelerator
 from services.trainer.pictures.base import BaseModel, load_base
@@ -25,6 +25,8 @@ def run(config: Config, progress: Progress) -> Result:
         progress.note(f"learning_rate {config.learning_rate:g} is low for prodigy, which expects about 1")
     accelerator = make_accelerator(config)
     base = load_base(config.model_id, ["sd", "sdxl", "flux"], config.mixed_precision)
+    if base.family == "flux" and config.resolution % 16:
+        raise InvalidParameter(f"resolution {config.resolution}: FLUX needs a multiple of 16", field="resolution")
     classes = None
     if config.with_prior_preservation:
         base.pipeline.to(accelerator.device)
