@@ -1,7 +1,6 @@
 """From a request to a job: everything that can be refused is refused before anything is kept."""
 
 import asyncio
-import hashlib
 import json
 import secrets
 from collections.abc import Awaitable, Callable
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.clients import names_of
-from gateway.jobs import QUEUED, Job, now_us, same_request
+from gateway.jobs import QUEUED, Job, digest, now_us, same_request
 from gateway.options import NarrativeOptions
 from gateway.parts import Gateway
 from gateway.speakers import WHISPER, drawing_request
@@ -52,12 +51,12 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
         QueueFull: as many narratives are unfinished as may be.
     """
     options = order.options.model_dump(mode="json")
-    request_digest = _digest(order.audio_digest, json.dumps(options, sort_keys=True))
-    key_digest = _digest(caller, idempotency_key) if idempotency_key else None
+    request_digest = digest(order.audio_digest, json.dumps(options, sort_keys=True))
+    key_digest = digest(caller, idempotency_key) if idempotency_key else None
     if key_digest is not None:
         earlier = await gateway.jobs.by_key(key_digest)
         if earlier is not None:
-            return same_request(earlier, request_digest)
+            return same_request(earlier, request_digest, "narrative")
     await check_options(gateway, order.options)
     if gateway.narrator.unfinished >= gateway.settings.max_queued_narratives:
         raise QueueFull("as many narratives wait as may wait; try again later", retry_after_s=30.0)
@@ -133,7 +132,3 @@ async def _models(gateway: Gateway, service: str) -> list[common_pb2.Model]:
 def _check(field: str, asked: str, known: set[str]) -> None:
     if asked and known and asked not in known:
         raise InvalidParameter(f"{field}: {asked!r} is not known; there are {', '.join(sorted(known))}", field=field)
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

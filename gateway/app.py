@@ -15,10 +15,26 @@ from gateway.database import Database
 from gateway.datasets import Datasets
 from gateway.edge import Edge
 from gateway.events import EventLog
+from gateway.fine_tunes import FineTuner, FineTunes
 from gateway.jobs import Jobs
 from gateway.parts import Gateway
-from gateway.routes import audio, datasets, gpus, health, images, media, models, narratives, page, uploads
+from gateway.routes import (
+    adapters,
+    audio,
+    datasets,
+    fine_tunes,
+    gpus,
+    health,
+    images,
+    media,
+    models,
+    narratives,
+    page,
+    uploads,
+)
 from gateway.settings import GatewaySettings
+from gateway.trainer import Trainer
+from gateway.worker import Workflows
 from gateway.workflow import Narrator
 from narrative.objects import Objects
 from narrative.runtime.tracing import client_interceptors
@@ -54,6 +70,8 @@ def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
         models.router,
         gpus.router,
         datasets.router,
+        fine_tunes.router,
+        adapters.router,
     ):
         app.include_router(router, dependencies=[Depends(require_key)])
     for router in (health.router, page.router):
@@ -76,18 +94,35 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
     objects = Objects(settings.object_store_url)
     kept_datasets = Datasets(database, objects)
     services = Services(settings, client_interceptors(tracing))
-    narrator = Narrator(settings, database, jobs, events, objects, services)
+    trainer = Trainer(settings, client_interceptors(tracing))
+    trainings = FineTunes(database, events)
+    fine_tuner = FineTuner(settings, trainings, events, objects, kept_datasets, trainer)
+    narrator = Narrator(settings, jobs, events, objects, services)
+    workflows = Workflows(settings, database, [narrator, fine_tuner])
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         stack.push_async_callback(services.close)
+        stack.push_async_callback(trainer.close)
         await database.create_tables()
-        stack.push_async_callback(narrator.stop)
-        await narrator.start()
+        stack.push_async_callback(workflows.stop)
+        await workflows.start()
         sweeper = asyncio.create_task(_sweep(objects, kept_datasets, settings.upload_retention_s))
         stack.callback(sweeper.cancel)
         stack.callback(events.close)
         log.info("ready", database=settings.database_url.split(":", 1)[0], executor_id=settings.executor_id)
-        yield Gateway(settings, database, events, jobs, objects, services, narrator, kept_datasets)
+        yield Gateway(
+            settings,
+            database,
+            events,
+            jobs,
+            objects,
+            services,
+            narrator,
+            kept_datasets,
+            trainer,
+            trainings,
+            fine_tuner,
+        )
 
 
 async def _sweep(objects: Objects, datasets: Datasets, retention_s: float) -> None:

@@ -9,13 +9,18 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 
 from gateway.database import Database, events
+from narrative.errors import NarrativeError
 
 FINISHED = "finished"
+# The end of a run that was taken up again.
+STOPPED = "stopped"
 
 _APPEND = sa.text(
     """
@@ -34,7 +39,7 @@ class Event:
 
     Attributes:
         seq: number within the narrative, from 1.
-        type: "status", "stage", "waiting", "transcript", "scene", "image_step", "image" or "finished".
+        type: what happened, for example "image"; the README lists them. The last of a job is "finished".
         data: JSON text.
     """
 
@@ -49,6 +54,43 @@ def append(connection: sa.Connection, narrative_id: str, key: str, kind: str, da
     values = {"narrative_id": narrative_id, "key": key, "type": kind, "data": text}
     row = connection.execute(_APPEND, values).first()
     return None if row is None else Event(row.seq, kind, text)
+
+
+class Emitter:
+    """Adds the events of a job while it runs; nobody waits for them, so they share commits.
+
+    Args:
+        log: where they go.
+        job_id: whose they are.
+    """
+
+    def __init__(self, log: "EventLog", job_id: str) -> None:
+        self._log = log
+        self._job_id = job_id
+        self._pending: set[asyncio.Task[None]] = set()
+        self._emitted: set[str] = set()
+        self._waits = 0
+
+    def emit(self, key: str, kind: str, data: dict[str, Any]) -> None:
+        """Adds an event, unless one of that key is there already."""
+        if key in self._emitted:
+            return
+        self._emitted.add(key)
+        task = asyncio.create_task(self._log.add(self._job_id, key, kind, data))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def waiting(self, error: NarrativeError) -> None:
+        """Says that the job waits for a service, and why."""
+        self._waits += 1
+        structlog.get_logger().warning("waiting for a service", detail=error.message)
+        now = datetime.now(UTC).isoformat()
+        self.emit(f"waiting:{now}:{self._waits}", "waiting", {"detail": error.message})
+
+    async def flush(self) -> None:
+        """Returns when everything is in; to be called before the job's last event."""
+        if self._pending:
+            await asyncio.gather(*self._pending)
 
 
 class EventLog:

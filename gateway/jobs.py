@@ -1,16 +1,17 @@
-"""Narratives as rows: created once, finished once."""
+"""Jobs as rows: created once, finished once, unless they are taken up again."""
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from gateway.database import Database, events, narratives
-from gateway.events import FINISHED, EventLog, append
+from gateway.events import FINISHED, STOPPED, EventLog, append
 from narrative.errors import Conflict, NotFound
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
@@ -18,15 +19,15 @@ UNFINISHED = (QUEUED, RUNNING)
 STATUSES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One narrative.
+@dataclass(frozen=True, kw_only=True)
+class BaseJob:
+    """What every kind of job has.
 
     Attributes:
         created_at_us: microseconds since 1970, UTC; finished_at_us likewise.
         request_digest: SHA-256 of everything that was asked for.
         idempotency_digest: SHA-256 of the caller's key; None without one.
-        error: RFC 9457 problem document of a narrative that failed.
+        error: RFC 9457 problem document of a job that failed.
     """
 
     id: str
@@ -37,10 +38,6 @@ class Job:
     request_id: str
     request_digest: str
     idempotency_digest: str | None
-    filename: str
-    media_type: str
-    audio_bytes: int
-    options: dict[str, Any]
     error: dict[str, Any] | None
 
     @property
@@ -48,22 +45,43 @@ class Job:
         return self.status not in UNFINISHED
 
 
-class Jobs:
-    """The table of narratives."""
+@dataclass(frozen=True, kw_only=True)
+class Job(BaseJob):
+    """One narrative."""
 
-    def __init__(self, database: Database, log: EventLog) -> None:
+    filename: str
+    media_type: str
+    audio_bytes: int
+    options: dict[str, Any]
+
+
+J = TypeVar("J", bound=BaseJob)
+
+
+class JobTable(Generic[J]):
+    """Jobs of one kind.
+
+    Args:
+        table: has a column for every field of ``row``.
+        noun: what a caller knows a job as.
+    """
+
+    def __init__(self, database: Database, log: EventLog, table: sa.Table, row: type[J], noun: str) -> None:
         self._database = database
         self._log = log
+        self._table = table
+        self._row = row
+        self._noun = noun
 
-    async def create(self, job: Job) -> Job:
-        """Adds a narrative, or returns the one made earlier by the same request under the same key.
+    async def create(self, job: J) -> J:
+        """Adds a job, or returns the one made earlier by the same request under the same key.
 
         Raises:
             Conflict: the key was used for another request.
         """
 
-        def change(connection: sa.Connection) -> Job:
-            connection.execute(narratives.insert().values(**job.__dict__))
+        def change(connection: sa.Connection) -> J:
+            connection.execute(self._table.insert().values(**job.__dict__))
             append(connection, job.id, f"status:{QUEUED}", "status", {"status": QUEUED})
             return job
 
@@ -73,93 +91,136 @@ class Jobs:
             earlier = await self.by_key(job.idempotency_digest or "")
             if earlier is None:
                 raise
-            return same_request(earlier, job.request_digest)
+            return same_request(earlier, job.request_digest, self._noun)
 
-    async def by_key(self, idempotency_digest: str) -> Job | None:
-        return await self._first(narratives.c.idempotency_digest == idempotency_digest)
+    async def by_key(self, idempotency_digest: str) -> J | None:
+        return await self._first(self._table.c.idempotency_digest == idempotency_digest)
 
-    async def get(self, narrative_id: str) -> Job:
-        """Raises NotFound where there is no such narrative."""
-        job = await self._first(narratives.c.id == narrative_id)
+    async def get(self, job_id: str) -> J:
+        """Raises NotFound where there is no such job."""
+        job = await self._first(self._table.c.id == job_id)
         if job is None:
-            raise NotFound(f"there is no narrative {narrative_id!r}")
+            raise NotFound(f"there is no {self._noun} {job_id!r}")
         return job
 
-    async def page(self, status: str | None, before: tuple[int, str] | None, limit: int) -> list[Job]:
-        """Narratives from the newest, ``limit`` of them, older than ``before`` (created_at_us, id)."""
-        query = sa.select(narratives).order_by(narratives.c.created_at_us.desc(), narratives.c.id.desc()).limit(limit)
+    async def page(self, status: str | None, before: tuple[int, str] | None, limit: int) -> list[J]:
+        """Jobs from the newest, ``limit`` of them, older than ``before`` (created_at_us, id)."""
+        query = (
+            sa.select(self._table).order_by(self._table.c.created_at_us.desc(), self._table.c.id.desc()).limit(limit)
+        )
         if status is not None:
-            query = query.where(narratives.c.status == status)
+            query = query.where(self._table.c.status == status)
         if before is not None:
-            query = query.where(sa.tuple_(narratives.c.created_at_us, narratives.c.id) < sa.tuple_(*before))
+            query = query.where(sa.tuple_(self._table.c.created_at_us, self._table.c.id) < sa.tuple_(*before))
         rows = await self._database.read(lambda connection: connection.execute(query).mappings().all())
-        return [_job(row) for row in rows]
+        return [self._row(**row) for row in rows]
 
     async def unfinished(self, executor_id: str) -> list[str]:
-        """Ids of an executor's narratives that are not finished, oldest first."""
+        """Ids of an executor's jobs that are not finished, oldest first."""
         query = (
-            sa.select(narratives.c.id)
-            .where(narratives.c.status.in_(UNFINISHED), narratives.c.executor_id == executor_id)
-            .order_by(narratives.c.created_at_us)
+            sa.select(self._table.c.id)
+            .where(self._table.c.status.in_(UNFINISHED), self._table.c.executor_id == executor_id)
+            .order_by(self._table.c.created_at_us)
         )
         return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
 
-    async def start(self, narrative_id: str) -> bool:
-        """Marks a narrative as running; False where it has finished meanwhile."""
+    async def start(self, job_id: str) -> bool:
+        """Marks a job as running; False where it has finished meanwhile."""
 
         def change(connection: sa.Connection) -> tuple[bool, Any]:
-            update = narratives.update().where(narratives.c.id == narrative_id, narratives.c.status.in_(UNFINISHED))
+            update = self._table.update().where(self._table.c.id == job_id, self._table.c.status.in_(UNFINISHED))
             if connection.execute(update.values(status=RUNNING)).rowcount == 0:
                 return False, None
-            return True, append(connection, narrative_id, f"status:{RUNNING}", "status", {"status": RUNNING})
+            return True, append(connection, job_id, f"status:{RUNNING}", "status", {"status": RUNNING})
 
         started, event = await self._database.write(change)
-        self._log.publish(narrative_id, event)
+        self._log.publish(job_id, event)
         return started
 
-    async def finish(self, narrative_id: str, status: str, error: Mapping[str, Any] | None = None) -> bool:
-        """Gives a narrative its final status and the last event; False where it had one already."""
+    async def finish(self, job_id: str, status: str, error: Mapping[str, Any] | None = None, **results: Any) -> bool:
+        """Gives a job its final status and the last event; False where it had one already.
+
+        Args:
+            results: values of further columns.
+        """
         problem = None if error is None else dict(error)
 
         def change(connection: sa.Connection) -> tuple[bool, Any]:
-            update = narratives.update().where(narratives.c.id == narrative_id, narratives.c.status.in_(UNFINISHED))
-            values = update.values(status=status, error=problem, finished_at_us=now_us())
+            update = self._table.update().where(self._table.c.id == job_id, self._table.c.status.in_(UNFINISHED))
+            values = update.values(status=status, error=problem, finished_at_us=now_us(), **results)
             if connection.execute(values).rowcount == 0:
                 return False, None
             data = {"status": status, "error": problem}
-            return True, append(connection, narrative_id, FINISHED, FINISHED, data)
+            return True, append(connection, job_id, FINISHED, FINISHED, data)
 
         finished, event = await self._database.write(change)
-        self._log.publish(narrative_id, event)
+        self._log.publish(job_id, event)
         return finished
 
-    async def delete(self, narrative_id: str) -> None:
-        """Removes a narrative and its events."""
+    async def reopen(self, job_id: str, executor_id: str) -> bool:
+        """Queues a job again that failed or was cancelled; False where it has done neither.
+
+        What was its last event is an event of the type "stopped" from now on.
+        """
+
+        def change(connection: sa.Connection) -> tuple[bool, Any]:
+            reopened = self._table.update().where(
+                self._table.c.id == job_id, self._table.c.status.in_((FAILED, CANCELLED))
+            )
+            values = reopened.values(status=QUEUED, error=None, finished_at_us=None, executor_id=executor_id)
+            if connection.execute(values).rowcount == 0:
+                return False, None
+            earlier = events.update().where(events.c.narrative_id == job_id)
+            # Their keys are needed once more.
+            numbered = events.c.key + ":" + sa.cast(events.c.seq, sa.String)
+            keys = (FINISHED, f"status:{QUEUED}", f"status:{RUNNING}")
+            connection.execute(earlier.where(events.c.type == FINISHED).values(type=STOPPED))
+            connection.execute(earlier.where(events.c.key.in_(keys)).values(key=numbered))
+            return True, append(connection, job_id, f"status:{QUEUED}", "status", {"status": QUEUED})
+
+        reopened, event = await self._database.write(change)
+        self._log.publish(job_id, event)
+        return reopened
+
+    async def delete(self, job_id: str) -> None:
+        """Removes a job and its events."""
 
         def change(connection: sa.Connection) -> None:
-            connection.execute(events.delete().where(events.c.narrative_id == narrative_id))
-            connection.execute(narratives.delete().where(narratives.c.id == narrative_id))
+            connection.execute(events.delete().where(events.c.narrative_id == job_id))
+            connection.execute(self._table.delete().where(self._table.c.id == job_id))
 
         await self._database.write(change)
 
-    async def _first(self, condition: sa.ColumnElement[bool]) -> Job | None:
-        query = sa.select(narratives).where(condition)
+    async def _first(self, condition: sa.ColumnElement[bool]) -> J | None:
+        query = sa.select(self._table).where(condition)
         row = await self._database.read(lambda connection: connection.execute(query).mappings().first())
-        return None if row is None else _job(row)
+        return None if row is None else self._row(**row)
 
 
-def same_request(earlier: Job, request_digest: str) -> Job:
-    """The narrative made earlier under the same key.
+class Jobs(JobTable[Job]):
+    """The table of narratives."""
+
+    def __init__(self, database: Database, log: EventLog) -> None:
+        super().__init__(database, log, narratives, Job, "narrative")
+
+
+def same_request(earlier: J, request_digest: str, noun: str) -> J:
+    """The job made earlier under the same key.
 
     Raises:
         Conflict: it was asked for with something else.
     """
     if earlier.request_digest != request_digest:
         raise Conflict(
-            f"the Idempotency-Key was used for another request, narrative {earlier.id}; send a new key",
+            f"the Idempotency-Key was used for another request, {noun} {earlier.id}; send a new key",
             field="Idempotency-Key",
         )
     return earlier
+
+
+def digest(*parts: str) -> str:
+    """SHA-256 of several texts, in hexadecimal."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def now_us() -> int:
@@ -169,7 +230,3 @@ def now_us() -> int:
 def timestamp(at_us: int) -> str:
     """RFC 3339, UTC, with milliseconds."""
     return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _job(row: Any) -> Job:
-    return Job(**row)

@@ -9,8 +9,10 @@ from gateway.clients import Services
 from gateway.database import Database
 from gateway.datasets import Datasets
 from gateway.events import EventLog
+from gateway.fine_tunes import FineTuner, FineTunes
 from gateway.jobs import Jobs
 from gateway.settings import GatewaySettings
+from gateway.trainer import Trainer
 from gateway.workflow import Narrator
 from narrative.objects import Objects
 
@@ -27,6 +29,9 @@ class Gateway:
     services: Services
     narrator: Narrator
     datasets: Datasets
+    trainer: Trainer
+    fine_tunes: FineTunes
+    fine_tuner: FineTuner
 
 
 def gateway_of(request: Request) -> Gateway:

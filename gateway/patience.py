@@ -17,12 +17,16 @@ PASSING = (ServiceUnavailable, ResourceExhausted, Cancelled)
 
 
 async def patiently(
-    attempt: Callable[[], Awaitable[T]], window_s: float, on_wait: Callable[[NarrativeError], Awaitable[None]]
+    attempt: Callable[[], Awaitable[T]],
+    window_s: float,
+    on_wait: Callable[[NarrativeError], Awaitable[None]],
+    passing: tuple[type[NarrativeError], ...] = PASSING,
 ) -> T:
     """Tries again, with growing pauses, until ``window_s`` seconds have passed since the first failure.
 
     Args:
         on_wait: told of the error before each pause.
+        passing: errors that may go away by themselves.
 
     Raises:
         NarrativeError: the last error, or at once one that does not go away by itself.
@@ -32,7 +36,7 @@ async def patiently(
     while True:
         try:
             return await attempt()
-        except PASSING as error:
+        except passing as error:
             now = time.monotonic()
             if until is None:
                 until = now + window_s

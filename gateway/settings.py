@@ -33,11 +33,13 @@ class GatewaySettings(ProcessSettings):
     prompt_target: str = Field("127.0.0.1:50052", description="gRPC name of the prompt service.")
     translation_target: str = Field("127.0.0.1:50053", description="gRPC name of the translation service.")
     diffusion_target: str = Field("127.0.0.1:50054", description="gRPC name of the diffusion service.")
+    trainer_target: str = Field("", description="gRPC name of the trainer; empty where there is none.")
     residency_target: str = Field("", description="gRPC name of the residency service; empty where there is none.")
     asr_deadline_s: float = Field(7200.0, gt=0, description="Longest a transcription may take, in seconds.")
     prompt_deadline_s: float = Field(600.0, gt=0, description="Longest the description of a speaker may take.")
     translation_deadline_s: float = Field(300.0, gt=0, description="Longest a translation may take, in seconds.")
     diffusion_deadline_s: float = Field(1800.0, gt=0, description="Longest the pictures of a speaker may take.")
+    trainer_deadline_s: float = Field(7 * 24 * 3600.0, gt=0, description="Longest a training may take, in seconds.")
     list_deadline_s: float = Field(2.0, gt=0, description="Longest a question for models or health may take.")
     models_ttl_s: float = Field(30.0, ge=0, description="Seconds for which an answer about models is kept.")
     retry_window_s: float = Field(
@@ -62,6 +64,10 @@ class GatewaySettings(ProcessSettings):
     max_concurrent_narratives: int = Field(8, ge=1, description="Narratives worked on at the same time.")
     max_concurrent_speakers: int = Field(16, ge=1, description="Speakers of all narratives worked on together.")
     max_queued_narratives: int = Field(1000, ge=1, description="Narratives this process may have unfinished; then 429.")
+    max_concurrent_fine_tunes: int = Field(
+        1, ge=1, description="Fine-tunes given to the trainer at the same time; others wait here."
+    )
+    max_queued_fine_tunes: int = Field(100, ge=1, description="Fine-tunes this process may have unfinished; then 429.")
     max_upload_bytes: int = Field(2 * 1024**3, ge=1, description="Largest recording, in bytes.")
     max_duration_s: float = Field(4 * 3600.0, gt=0, description="Longest recording, in seconds.")
     max_request_bytes: int = Field(1024**2, ge=1024, description="Largest request other than an upload, in bytes.")

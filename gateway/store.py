@@ -24,3 +24,12 @@ def image_key(narrative_id: str, index: int) -> str:
 def dataset_key(dataset_id: str) -> str:
     """Prefix of a data set's files."""
     return f"datasets/{dataset_id}"
+
+
+def fine_tune_key(fine_tune_id: str) -> str:
+    """Prefix of what belongs to a fine-tune."""
+    return f"fine-tunes/{fine_tune_id}"
+
+
+def sample_key(fine_tune_id: str, step: int, name: str) -> str:
+    return f"{fine_tune_key(fine_tune_id)}/samples/{step}/{name}.png"

@@ -15,7 +15,7 @@ from gateway.parts import Gateway, Parts
 from gateway.problems import responses
 from gateway.settings import GatewaySettings
 from gateway.unpacking import Limits, check_unique, checked_name
-from narrative.errors import InvalidParameter, PayloadTooLarge
+from narrative.errors import Conflict, InvalidParameter, PayloadTooLarge
 
 router = APIRouter(prefix="/v1/datasets", tags=["fine-tuning"])
 # Each is a temporary file while the form is read; more go into a zip.
@@ -100,10 +100,13 @@ async def show(dataset_id: DatasetId, gateway: Parts) -> DatasetShown:
     return shown(await gateway.datasets.get(dataset_id))
 
 
-@router.delete("/{dataset_id}", status_code=204, responses=responses(401, 404, 422))
+@router.delete("/{dataset_id}", status_code=204, responses=responses(401, 404, 409, 422))
 async def delete(dataset_id: DatasetId, gateway: Parts) -> None:
     """Removes a data set; what was trained on it stays."""
     await gateway.datasets.get(dataset_id)
+    user = await gateway.fine_tunes.unfinished_on(dataset_id)
+    if user is not None:
+        raise Conflict(f"fine-tune {user} needs the data set; cancel it before you delete it")
     await gateway.datasets.delete(dataset_id)
 
 

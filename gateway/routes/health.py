@@ -23,10 +23,13 @@ async def alive() -> dict[str, str]:
 
 @router.get("/readyz", responses=responses(503))
 async def ready(request: Request, gateway: Parts) -> Response:
-    """Says whether a narrative could be told now, and names what is missing."""
-    missing = await _missing(gateway)
+    """Says whether a narrative could be told now, and names what is missing.
+
+    A trainer that is away is named as optional: narratives do without.
+    """
+    missing, trainer = await asyncio.gather(_missing(gateway), gateway.trainer.missing())
     if not missing:
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready"} | ({"optional": {"trainer": trainer}} if trainer else {}))
     error = ServiceUnavailable(f"not ready: {', '.join(sorted(missing))}", retry_after_s=1.0)
     problem = dict(to_problem(error, request.url.path)) | {"missing": missing}
     return JSONResponse(problem, status_code=503, media_type=MEDIA_TYPE, headers={"Retry-After": "1"})

@@ -1,7 +1,6 @@
 """Narratives: make, show, list, follow, cancel, delete."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -16,6 +15,7 @@ from gateway.options import NarrativeOptions
 from gateway.paging import cursor_of, from_cursor
 from gateway.parts import Gateway, NarrativeId, Parts
 from gateway.problems import invalid_parameter, responses
+from gateway.sse import event_response
 from narrative.errors import Conflict, InvalidInput, InvalidParameter
 from narrative.objects import Objects
 
@@ -140,11 +140,7 @@ async def follow(
     Events: status, stage, waiting, transcript, scene, image_step, image, and finished as the last.
     """
     await gateway.jobs.get(narrative_id)
-    return StreamingResponse(
-        _event_stream(gateway, narrative_id, int(last_event_id or 0)),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    return event_response(gateway, gateway.narrator, narrative_id, last_event_id)
 
 
 @router.post("/{narrative_id}/cancel", response_model=Narrative, responses=responses(401, 404, 422))
@@ -215,15 +211,3 @@ async def _uploaded_order(request: Request, gateway: Gateway) -> Order:
         await gateway.objects.copy(f"{asked.object}/audio", key)
 
     return Order(asked.options, meta["sha256"], meta["filename"], meta["media_type"], meta["size_bytes"], store_audio)
-
-
-async def _event_stream(gateway: Gateway, narrative_id: str, seq: int) -> AsyncIterator[str]:
-    stream = gateway.events.follow(
-        narrative_id, seq, gateway.settings.keep_alive_s, lambda: gateway.narrator.is_running_here(narrative_id)
-    )
-    async for event in stream:
-        if event is None:
-            yield ": keep-alive\n\n"
-        else:
-            # JSON text has no line breaks of its own.
-            yield f"id: {event.seq}\nevent: {event.type}\ndata: {event.data}\n\n"

@@ -88,7 +88,9 @@ async def test_metrics_count_requests_by_route(api: Api) -> None:
 async def test_metrics_count_the_unfinished(api: Api) -> None:
     api.ensemble.script.hold["asr"] = asyncio.Event()
     first, second = await api.create(), await api.create()
-    assert "narrative_unfinished 2.0" in (await api.http.get("/metrics")).text
+    async with asyncio.timeout(10):
+        while "narrative_unfinished 2.0" not in (await api.http.get("/metrics")).text:
+            await asyncio.sleep(0.01)
 
     api.ensemble.script.hold["asr"].set()
     await asyncio.gather(api.finished(first), api.finished(second))
