@@ -55,7 +55,8 @@ class Run:
 
     @property
     def keeps_up(self) -> bool:
-        left_s = max(map(_end_s, self.samples)) - max(one["arrived_s"] for one in self.samples)
+        first = min(one["arrived_s"] for one in self.samples)
+        left_s = max(map(_end_s, self.samples)) - first - self.arrivals_s
         return self.count("ok") == self.offered and left_s <= LEFT_OVER * self.arrivals_s
 
     def stages(self) -> dict[str, tuple[int, float, float]]:

@@ -24,9 +24,10 @@ def test_a_run_that_keeps_up() -> None:
 
 
 def test_a_run_whose_requests_pile_up_does_not_keep_up() -> None:
-    run = Run(1.0, 10.0, [sample(number, 1.0 + number) for number in range(10)])
+    late = [sample(number, 1.0 + number) for number in range(10)]
 
-    assert not run.keeps_up
+    assert not Run(1.0, 10.0, late).keeps_up
+    assert not Run(1.0, 10.0, [*late, sample(17.0, 1.0, kind="first picture")]).keeps_up
 
 
 def test_refused_requests_are_not_failures() -> None:
