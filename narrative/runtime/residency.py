@@ -33,6 +33,8 @@ log = structlog.get_logger()
 _LOOK_S = 0.25
 _RECONNECT_S = 0.2
 _CLOSE_S = 30.0
+_RETRY_S = 1.0
+_MOVERS = 4
 _OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
 
 
@@ -101,7 +103,7 @@ class ResidencyClient:
         self._outgoing: queue.SimpleQueue[residency_pb2.AttachRequest | None] | None = None
         self._heartbeat_s = 1.0
         self._closing = threading.Event()
-        self._mover = ThreadPoolExecutor(1, thread_name_prefix="residency-mover")
+        self._mover = ThreadPoolExecutor(_MOVERS, thread_name_prefix="residency-mover")
         self._thread = threading.Thread(target=self._stay_connected, name="residency", daemon=True)
 
     def add(self, model: str, num_bytes: int, movable: Movable, *, only: str = "") -> None:
@@ -220,19 +222,31 @@ class ResidencyClient:
             log.info("loaded", model=model, device=device, load_s=round(time.monotonic() - started_s, 3))
 
     def _offload(self, model: str) -> None:
+        """Sends a model away, and tries again for as long as that fails: until then nobody can have its memory."""
         owned = self._find(model)
+        while not self._closing.is_set():
+            try:
+                if not self._send_away(model, owned):
+                    return
+                break
+            except Exception:
+                log.exception("offloading failed", model=model)
+                self._closing.wait(_RETRY_S)
+        with self._changed:
+            self._send(residency_pb2.AttachRequest(offloaded=residency_pb2.Offloaded(model=model)))
+
+    def _send_away(self, model: str, owned: _Owned) -> bool:
+        """Offloads a model; false where it is in use, for it was asked to leave over a connection that was lost."""
         with owned.moving:
             with self._changed:
                 if owned.leases:
-                    # Asked over a connection that was lost: over the new one a lease has been granted since.
-                    return
+                    return False
             if owned.device:
                 started_s = time.monotonic()
                 owned.movable.offload()
                 owned.device = ""
                 log.info("offloaded", model=model, offload_s=round(time.monotonic() - started_s, 3))
-        with self._changed:
-            self._send(residency_pb2.AttachRequest(offloaded=residency_pb2.Offloaded(model=model)))
+            return True
 
     def _load_ahead(self, message: residency_pb2.Load) -> None:
         owned = self._find(message.model)
@@ -270,6 +284,9 @@ class ResidencyClient:
                 except (grpc.RpcError, grpc.FutureTimeoutError) as error:
                     if not self._closing.is_set():
                         log.warning("residency is away", target=self._target, reason=_reason(error))
+                # Without this thread nobody would ever get a lease again.
+                except Exception:
+                    log.exception("connection to residency failed")
             with self._changed:
                 self._outgoing = None
             self._closing.wait(_RECONNECT_S)
@@ -345,7 +362,7 @@ class ResidencyClient:
         def work() -> None:
             try:
                 function(argument)
-            # The service stops waiting for it after a while; the next move of this model may go better.
+            # Loading ahead failed: whoever needs the model will be told why.
             except Exception:
                 log.exception("moving a model failed")
 

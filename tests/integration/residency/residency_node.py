@@ -25,6 +25,7 @@ class Noted:
 
     moves: list[str] = field(default_factory=list)
     fails: Exception | None = None
+    stays_once: bool = False
 
     def load(self, device: str) -> None:
         if self.fails is not None:
@@ -32,6 +33,9 @@ class Noted:
         self.moves.append(f"to {device}")
 
     def offload(self) -> None:
+        if self.stays_once:
+            self.stays_once = False
+            raise RuntimeError("it does not leave yet")
         self.moves.append("away")
 
 

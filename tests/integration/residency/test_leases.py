@@ -83,6 +83,13 @@ async def test_a_model_that_fails_to_load_is_off_the_books_and_may_be_tried_agai
     assert await asyncio.to_thread(hold, diffusion, "sdxl") == "host:0"
 
 
+async def test_an_offload_that_fails_is_tried_again(node: Node) -> None:
+    whisper = Noted(stays_once=True)
+    await asyncio.to_thread(hold, node.owner("asr", whisper=(60, whisper)), "whisper")
+    assert await asyncio.to_thread(hold, node.owner("diffusion", sdxl=(70, Noted())), "sdxl") == "host:0"
+    assert whisper.moves == ["to host:0", "away"]
+
+
 async def test_a_holder_that_is_killed_loses_its_lease(node: Node) -> None:
     victim = start_victim(node.target)
     try:
