@@ -78,7 +78,7 @@ async def hear(channel, path, model):
 async def test_a_published_model_is_heard_with_in_the_running_service(models_dir, sentences, tmp_path):
     clips = tmp_path / "clips"
     clips.mkdir()
-    for name in ("0.flac", "0.txt", "6.flac", "6.txt"):
+    for name in ("0.wav", "0.txt", "6.wav", "6.txt"):
         shutil.copy(sentences / name, clips)
     (clips / "broken.wav").write_bytes(b"RIFF")
     settings = AsrSettings(port=0, published_dir=tmp_path / "speech-models", cpu_threads=2, drain_s=1)
@@ -105,7 +105,7 @@ async def test_a_published_model_is_heard_with_in_the_running_service(models_dir
             assert models["festvox"].licence == "MIT"
             assert "ru" in models["festvox"].languages
             assert set(models["festvox"].languages) <= set(models["whisper-base"].languages)
-            text, summary = await hear(channel, sentences / "7.flac", "festvox")
+            text, summary = await hear(channel, sentences / "7.wav", "festvox")
             assert summary.transcription_model == "festvox"
             assert error_rates([(sentences / "7.txt").read_text(encoding="utf-8")], [text]).wer <= 0.3
     finally:
