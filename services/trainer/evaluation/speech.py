@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from narrative.catalogue import Catalogue
 from narrative.errors import AudioUndecodable, InvalidInput, WeightsError
 from narrative.settings import CommonSettings
 from services.trainer.evaluation.report import Report
 from services.trainer.evaluation.words import error_rates
+from services.trainer.speech.audio import decode
 from services.trainer.speech.normalise import plain
 from services.trainer.speech.sources import Columns, open_clips
 
@@ -31,7 +33,7 @@ def compare_files(references: Path, hypotheses: Path) -> Report:
 def score_model(
     dataset: str, columns: Columns, model: str, *, language: str, limit: int | None, report: Callable[[str], None]
 ) -> Report:
-    """Scores of a transcription model in CTranslate2 form on audio with text, decoded as the speech service does.
+    """Scores of a transcription model in CTranslate2 form on audio with text, by faster-whisper with two beams.
 
     Clips that cannot be decoded, or have no text, are left out and named in the report.
 
@@ -44,8 +46,6 @@ def score_model(
         DatasetInvalid, ModelNotFound, WeightsError: data or model cannot be read.
         InvalidInput: no clip could be used.
     """
-    from services.trainer.speech.audio import decode
-
     clips = open_clips(dataset, columns)
     recogniser = _open(model)
     spoken: list[str] = []
@@ -73,7 +73,7 @@ def score_model(
     return Report({"wer": rates.wer, "cer": rates.cer}, {"model": model, "clips": len(spoken), "left_out": left_out})
 
 
-def _open(model: str):  # type: ignore[no-untyped-def]
+def _open(model: str) -> Any:
     """The model of that name; a published one where the catalogue has none."""
     from faster_whisper import WhisperModel
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from narrative.catalogue import Catalogue
@@ -22,8 +22,8 @@ from services.trainer.recipes.whisper_lora.learner import WhisperLearner
 from services.trainer.speech.examples import SpeechExamples, label_frame, room_for_text, text_tokens
 from services.trainer.speech.publish import publish, published_models, refuse_foreign_model
 from services.trainer.speech.recognise import transcribe
-from services.trainer.speech.selection import Limits, select, split
-from services.trainer.speech.sources import Clip, Columns, open_clips
+from services.trainer.speech.selection import Limits, Report, select, split
+from services.trainer.speech.sources import Columns, open_clips
 from services.trainer.speech.transformers_form import load_whisper
 
 _SHOWN = 5
@@ -39,6 +39,14 @@ class WhisperResult(Result):
     clips_dropped: int
     published: str | None = None
     unmet_requirements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: SpeechExamples
+    validation: SpeechExamples
+    report: Report
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -65,17 +73,13 @@ def run(config: Config, progress: Progress) -> WhisperResult:
     accelerator = make_accelerator(config)
     base = Catalogue().resolve(config.base_model, CommonSettings().models_dir)
     model, processor = load_whisper(base)
-    label_frame(processor, config.language)
-    clips = open_clips(config.dataset, Columns(config.audio_column, config.text_column), hub_split=config.dataset_split)
-    report = select(clips, _limits(config, room_for_text(model.config)), lambda text: len(text_tokens(processor, text)))
-    indices, held_out = split(clips, report.kept, validation_share=config.validation_share, seed=config.seed)
-    examples = SpeechExamples(clips, indices, processor, config.language)
-    validation = SpeechExamples(clips, held_out, processor, config.language)
+    data = _read(config, model, processor)
+    validation = data.validation
     progress.note(
-        f"{len(indices)} clips to learn from, {len(held_out)} for validation, {len(report.dropped)} dropped",
-        train=len(indices),
-        validation=len(held_out),
-        dropped=report.as_json()["reasons"],
+        f"{len(data.train)} clips to learn from, {len(validation)} for validation, {len(data.report.dropped)} dropped",
+        train=len(data.train),
+        validation=len(validation),
+        dropped=data.report.as_json()["reasons"],
     )
     learner = WhisperLearner(model, config, validation)
     learner.to(accelerator.device)
@@ -97,12 +101,12 @@ def run(config: Config, progress: Progress) -> WhisperResult:
     run_dir = run_folder(config.output_dir, config)
     outcome = fit(
         learner,
-        examples,
+        data.train,
         config,
         accelerator=accelerator,
         run_dir=run_dir,
         progress=progress,
-        identity={"data": _digest(clips, indices), "base": _base_digest(base)},
+        identity={"data": data.digest, "base": _base_digest(base)},
     )
     after = listen()
     progress.note(f"after: WER {after.rates.wer:.3f}, CER {after.rates.cer:.3f}", **asdict(after.rates))
@@ -116,26 +120,17 @@ def run(config: Config, progress: Progress) -> WhisperResult:
         wer_after=after.rates.wer,
         cer_before=before.rates.cer,
         cer_after=after.rates.cer,
-        clips_dropped=len(report.dropped),
+        clips_dropped=len(data.report.dropped),
         published=config.publish_as if config.publish_as and not unmet else None,
         unmet_requirements=unmet,
     )
     if not accelerator.is_main_process:
         return result
-    about = {
-        "recipe": "whisper_lora",
-        "base": config.base_model,
-        "licence": {entry.id: entry.licence for entry in Catalogue()}.get(config.base_model, ""),
-        "language": config.language,
-        "data_digest": _digest(clips, indices),
-        "clips": len(indices),
-        "scores": {"wer": after.rates.wer, "cer": after.rates.cer, "clips": len(after.texts)},
-        "base_scores": {"wer": before.rates.wer, "cer": before.rates.cer},
-    }
+    about = _about(config, data, before, after)
     with whole_folder(config.output_dir, {**about, "settings": config.model_dump(mode="json")}) as folder:
         learner.save(folder)
         processor.save_pretrained(folder)
-        _write_json(folder / "data-report.json", report.as_json())
+        _write_json(folder / "data-report.json", data.report.as_json())
         _write_json(folder / "evaluation.json", _evaluation(validation, before, after))
     if result.published:
         folder = publish(
@@ -153,14 +148,38 @@ def run(config: Config, progress: Progress) -> WhisperResult:
     return result
 
 
-def _limits(config: Config, max_tokens: int) -> Limits:
-    return Limits(config.min_duration_s, config.max_duration_s, config.max_characters_per_s, max_tokens)
+def _read(config: Config, model: WhisperForConditionalGeneration, processor: WhisperProcessor) -> _Data:
+    """Checks every clip and deals them to the two sides."""
+    label_frame(processor, config.language)
+    columns = Columns(config.audio_column, config.text_column)
+    clips = open_clips(config.dataset, columns, hub_split=config.dataset_split)
+    limits = Limits(
+        config.min_duration_s, config.max_duration_s, config.max_characters_per_s, room_for_text(model.config)
+    )
+    report = select(clips, limits, lambda text: len(text_tokens(processor, text)))
+    train, held_out = split(clips, report.kept, validation_share=config.validation_share, seed=config.seed)
+    # Names and texts only: reading all audio once more would take as long as checking it.
+    lines = "".join(f"{clips[index].name}\t{clips[index].text}\n" for index in train)
+    return _Data(
+        SpeechExamples(clips, train, processor, config.language),
+        SpeechExamples(clips, held_out, processor, config.language),
+        report,
+        hashlib.sha256(lines.encode()).hexdigest(),
+    )
 
 
-def _digest(clips: Sequence[Clip], indices: Sequence[int]) -> str:
-    """Of the names and texts that are learnt from; reading all audio again would take as long as checking it."""
-    lines = "".join(f"{clips[index].name}\t{clips[index].text}\n" for index in indices)
-    return hashlib.sha256(lines.encode()).hexdigest()
+def _about(config: Config, data: _Data, before: _Heard, after: _Heard) -> dict[str, Any]:
+    """What the result and the published model say of themselves."""
+    return {
+        "recipe": "whisper_lora",
+        "base": config.base_model,
+        "licence": {entry.id: entry.licence for entry in Catalogue()}.get(config.base_model, ""),
+        "language": config.language,
+        "data_digest": data.digest,
+        "clips": len(data.train),
+        "scores": {**asdict(after.rates), "clips": len(after.texts)},
+        "base_scores": asdict(before.rates),
+    }
 
 
 def _base_digest(base: Path) -> str:
