@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -41,9 +42,10 @@ from services.trainer.engine import (
 from services.trainer.settings import TrainerSettings
 
 log = structlog.get_logger()
-COMMAND = (sys.executable, "-m", "services.trainer.cli")
-_STOPPED = 143
-_KILLED = -9
+# -P: nothing is imported from the folder it runs in.
+COMMAND = (sys.executable, "-P", "-m", "services.trainer.cli")
+# What a training that saved a checkpoint exits with, and one that had nothing to save yet.
+_STOPPED = (143, -signal.SIGTERM, -signal.SIGINT)
 _LOOK_EVERY_S = 0.2
 _KEPT_LINES = 50
 
@@ -62,9 +64,10 @@ class ProcessEngine:
         self._children: set[subprocess.Popen[str]] = set()
 
     def load(self) -> None:
-        """Makes the folders."""
+        """Makes the folders, and imports what describes the recipes, so that the first question is answered at once."""
         for folder in (self._settings.trainings_folder, self._settings.adapters_folder):
             folder.mkdir(parents=True, exist_ok=True)
+        self.recipes()
 
     def close(self) -> None:
         """Stops what runs, each at a checkpoint."""
@@ -142,6 +145,8 @@ class ProcessEngine:
         # The lock goes along: should this process be killed, nobody else touches the folder while the training lives.
         child = subprocess.Popen(
             [*self._command, training.recipe, "--config", str(folder / "settings.json")],
+            # A relative path in a setting leads nowhere else.
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -195,7 +200,7 @@ class ProcessEngine:
             result: dict[str, Any] = json.loads(answer)
         except ValueError:
             result = {}
-        if status == _STOPPED or (status < 0 and status != _KILLED and not result):
+        if status in _STOPPED:
             raise Cancelled(_plain(result.get("error", "the training was stopped"), folder))
         if status == 0 and result.pop("success", False):
             output = Path(result.pop("outputDir"))
@@ -205,7 +210,7 @@ class ProcessEngine:
             raise named_error(
                 result.get("errorType", ""), _plain(result["error"], folder), field=result.get("field", "")
             )
-        if status == _KILLED:
+        if status == -signal.SIGKILL:
             raise OutOfMemory("the training was killed, as systems do that run out of memory; lower train_batch_size")
         log.error("training broke", status=status, said=list(said))
         raise NarrativeError(f"the training ended unexpectedly, with status {status}; the trainer's log says more")

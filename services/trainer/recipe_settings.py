@@ -61,7 +61,8 @@ def local_settings(recipe: str, settings: str, folder: Path) -> dict[str, Any]:
     for name in _path_settings(cls) & values.keys():
         values[name] = str(folder / "data" / _inside(name, values[name]))
     values |= {"run_dir": str(folder / "run"), "progress": "json", "tensorboard": False}
-    if cls.model_fields["output_dir"].is_required():
+    if "name" not in cls.model_fields:
+        # No adapter that goes by its name into the adapters folder.
         values["output_dir"] = str(folder / "result")
     read_config(cls, ["--json", json.dumps(values)])
     return values

@@ -30,7 +30,8 @@ def test_folders_are_the_services_own() -> None:
     }
     assert local(dataset_dir="cats/red")["dataset_dir"] == "/work/job/data/cats/red"
     assert local("whisper_lora")["dataset"] == "/work/job/data"
-    assert local("whisper_lora")["output_dir"] == "/work/job/result"
+    assert local("whisper_lora")["output_dir"] == local("pix2pix")["output_dir"] == "/work/job/result"
+    assert local("dreambooth")["instance_data_dir"] == "/work/job/data"
 
 
 @pytest.mark.parametrize(
