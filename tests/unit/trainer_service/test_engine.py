@@ -1,6 +1,8 @@
 """Trainings as processes: what they say comes through, however they end nothing is left running or half made."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -130,3 +132,29 @@ def test_bad_requests_name_the_field(
 def test_a_recipe_that_is_not_there_names_those_that_are(engine: ProcessEngine) -> None:
     with pytest.raises(NotFound, match="style"):
         engine.check("imaginary", "{}")
+
+
+def test_a_service_that_is_killed_leaves_its_trainings_to_the_next(
+    engine: ProcessEngine, training: Make, tmp_path: Path
+) -> None:
+    program = f"""
+import sys, threading
+from narrative.settings import CommonSettings
+from services.trainer.engine import Training
+from services.trainer.engine_process import ProcessEngine
+from services.trainer.settings import TrainerSettings
+settings = TrainerSettings(common=CommonSettings(data_dir={str(tmp_path)!r}))
+engine = ProcessEngine(settings, {engine._command!r})
+for event in engine.train({training("slow", steps=10_000)!r}, threading.Event()):
+    print(event, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        while "TrainingStep" not in service.stdout.readline():
+            assert service.poll() is None
+        service.kill()
+
+    # The orphan holds the lock until it finds that nobody listens any more.
+    *_, last = engine.train(training(), threading.Event())
+
+    assert isinstance(last, TrainingResult)
