@@ -171,7 +171,15 @@ async def test_what_the_recipe_refuses_fails_with_its_own_error(api: Api) -> Non
     assert last["data"]["error"]["instance"] == f"/v1/fine-tunes/{job_id}"
 
 
-async def test_what_was_cancelled_is_taken_up_where_it_stopped(api: Api) -> None:
+async def test_what_was_cancelled_is_taken_up_where_it_stopped(
+    fakes: Ensemble, trainer: RunningTrainer, tmp_path: Path, database_url: str
+) -> None:
+    target = f"127.0.0.1:{trainer.port}"
+    async with serving(fakes, tmp_path, trainer_target=target, database_url=database_url) as api:
+        await _cancel_and_resume(api)
+
+
+async def _cancel_and_resume(api: Api) -> None:
     dataset_id = await dataset(api)
     job_id = await start(api, order(dataset_id, "slow", steps=150))
     await until_step(api, job_id, 10)
