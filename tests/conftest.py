@@ -11,6 +11,8 @@ from narrative.weights import pull
 
 # It warns of every missing optional package when it is imported.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Threads that spin while they wait take the cores from the processes they wait for; read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 SPEECH = Path(__file__).parent / "data" / "speech"
 KINDS = ("unit", "integration", "e2e")
 

@@ -1,6 +1,7 @@
 """The weights of a model in one contiguous buffer, so that moving them is one copy."""
 
 import gc
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class PackedWeights:
         self, modules: Sequence[nn.Module], host: Literal["memory", "disk"] = "memory", folder: Path | None = None
     ) -> None:
         self._modules = modules
-        self._file = Path(tempfile.mkstemp(".safetensors", "weights-", folder)[1]) if host == "disk" else None
+        self._file = _new_file(folder) if host == "disk" else None
         self._slots: list[_Slot] = []
         self._host = torch.empty(0, dtype=torch.uint8)
         self._pack()
@@ -131,6 +132,12 @@ class PackedWeights:
     def _empty(self) -> None:
         for slot in self._slots:
             slot.tensor.data = torch.empty(0, dtype=slot.tensor.dtype)
+
+
+def _new_file(folder: Path | None) -> Path:
+    descriptor, name = tempfile.mkstemp(".safetensors", "weights-", folder)
+    os.close(descriptor)
+    return Path(name)
 
 
 def is_out_of_memory(error: Exception) -> bool:

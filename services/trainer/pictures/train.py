@@ -146,7 +146,7 @@ def _save_memory(base: BaseModel, names: list[str]) -> None:
     base.denoiser.enable_gradient_checkpointing()
     for name, encoder in base.text_encoders.items():
         if name in names:
-            encoder.gradient_checkpointing_enable()  # type: ignore[operator]
+            encoder.activation_checkpointing_enable()  # type: ignore[operator]
 
 
 def _how_to_use(output_dir: Path) -> str:
