@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Api, serving
+from conftest import Api, serving, wav
 from fakes import Ensemble, png
 
 
@@ -106,8 +106,6 @@ async def test_what_belongs_to_a_story_can_be_fetched(api: Api) -> None:
 
 
 async def test_an_upload_can_be_told_twice(api: Api) -> None:
-    from conftest import wav
-
     uploaded = await api.http.post("/v1/uploads", files={"file": ("talk.wav", wav())})
     assert uploaded.status_code == 201
     for seed in (1, 2):
