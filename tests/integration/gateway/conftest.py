@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import shutil
-import sys
 import tempfile
 import uuid
 import warnings
@@ -25,9 +24,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from narrative.settings import CommonSettings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fakes import Ensemble, ensemble
+from tests.integration.gateway.fakes import Ensemble, ensemble
 
 
 def wav(seconds: float = 1.0, rate_hz: int = 16_000, channels: int = 1) -> bytes:

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from conftest import Api, files_below, serving, wav
-from fakes import ensemble
 
 from narrative.errors import AdapterNotFound
+from tests.integration.gateway.conftest import Api, files_below, serving, wav
+from tests.integration.gateway.fakes import ensemble
 
 SPEECH = Path(__file__).parents[2] / "data" / "speech"
 

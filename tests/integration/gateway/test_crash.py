@@ -12,11 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Api
-from fakes import Ensemble
 
 from gateway.settings import GatewaySettings
 from narrative.settings import CommonSettings
+from tests.integration.gateway.conftest import Api
+from tests.integration.gateway.fakes import Ensemble
 
 
 def free_port() -> int:

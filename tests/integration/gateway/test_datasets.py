@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Api, files_below, serving
-from fakes import Ensemble, png
 
 from gateway.database import Database
 from gateway.datasets import Datasets
 from narrative.objects import Objects
+from tests.integration.gateway.conftest import Api, files_below, serving
+from tests.integration.gateway.fakes import Ensemble, png
 
 
 def packed(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:

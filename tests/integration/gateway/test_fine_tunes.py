@@ -11,9 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Api, files_below, serving
-from fakes import Ensemble, png
-from test_crash import environment_of, free_port, process
 
 from gateway.settings import GatewaySettings
 from narrative.runtime.server import ServiceServer
@@ -21,6 +18,9 @@ from narrative.settings import CommonSettings
 from services.trainer.engine_process import ProcessEngine
 from services.trainer.servicer import make_service
 from services.trainer.settings import TrainerSettings
+from tests.integration.gateway.conftest import Api, files_below, serving
+from tests.integration.gateway.fakes import Ensemble, png
+from tests.integration.gateway.test_crash import environment_of, free_port, process
 
 PROGRAM = Path(__file__).parents[2] / "unit" / "trainer_service" / "programs" / "training.py"
 

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Api, files_below, serving, wav
-from fakes import Ensemble
 
 from narrative.errors import AdapterNotFound
+from tests.integration.gateway.conftest import Api, files_below, serving, wav
+from tests.integration.gateway.fakes import Ensemble
 
 
 async def test_a_stream_goes_on_where_it_broke_off(api: Api) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Api, files_below, serving, wav
-from fakes import Ensemble
+
+from tests.integration.gateway.conftest import Api, files_below, serving, wav
+from tests.integration.gateway.fakes import Ensemble
 
 
 @pytest.mark.parametrize("claim", [None, 10])

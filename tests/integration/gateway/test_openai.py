@@ -3,10 +3,10 @@
 import base64
 
 import pytest
-from conftest import Api, wav
-from fakes import png
 
 from narrative.errors import QueueFull
+from tests.integration.gateway.conftest import Api, wav
+from tests.integration.gateway.fakes import png
 
 
 async def transcribe(api: Api, **fields: str) -> str:

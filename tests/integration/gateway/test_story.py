@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Api, serving, wav
-from fakes import Ensemble, png
+
+from tests.integration.gateway.conftest import Api, serving, wav
+from tests.integration.gateway.fakes import Ensemble, png
 
 
 async def test_a_recording_becomes_a_story(fakes: Ensemble, tmp_path: Path, database_url: str) -> None:
