@@ -11,7 +11,7 @@ import pytest
 from narrative.errors import InvalidParameter
 from services.trainer import recipe_settings
 
-JOB = Path("/work/job")
+JOB = Path("/jobs/1")
 
 
 def local(recipe: str = "style", **settings: Any) -> dict[str, Any]:
@@ -21,17 +21,17 @@ def local(recipe: str = "style", **settings: Any) -> dict[str, Any]:
 def test_folders_are_the_services_own() -> None:
     values = local(trainBatchSize=2, rank=4)
     assert values == {
-        "dataset_dir": "/work/job/data",
+        "dataset_dir": "/jobs/1/data",
         "train_batch_size": 2,
         "rank": 4,
-        "run_dir": "/work/job/run",
+        "run_dir": "/jobs/1/run",
         "progress": "json",
         "tensorboard": False,
     }
-    assert local(dataset_dir="cats/red")["dataset_dir"] == "/work/job/data/cats/red"
-    assert local("whisper_lora")["dataset"] == "/work/job/data"
-    assert local("whisper_lora")["output_dir"] == local("pix2pix")["output_dir"] == "/work/job/result"
-    assert local("dreambooth")["instance_data_dir"] == "/work/job/data"
+    assert local(dataset_dir="cats/red")["dataset_dir"] == "/jobs/1/data/cats/red"
+    assert local("whisper_lora")["dataset"] == "/jobs/1/data"
+    assert local("whisper_lora")["output_dir"] == local("pix2pix")["output_dir"] == "/jobs/1/result"
+    assert local("dreambooth")["instance_data_dir"] == "/jobs/1/data"
 
 
 @pytest.mark.parametrize(
