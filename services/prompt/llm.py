@@ -11,8 +11,9 @@ import openai
 import structlog
 
 from narrative.errors import DeadlineExceeded, ModelOutputInvalid, ResourceExhausted, ServiceUnavailable
+from narrative.runtime.residency import ResidencyClient
+from narrative.runtime.vllm import ServerLeases, VllmServer
 from services.prompt.settings import PromptSettings
-from services.prompt.vllm_memory import LlmMemory
 
 Message = Mapping[str, str]
 Schema = Mapping[str, Any]
@@ -49,12 +50,12 @@ class OpenAiLlm:
         self._slots = asyncio.Semaphore(settings.llm_max_concurrency)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = self._new_client()
-        self._memory = LlmMemory(settings) if settings.residency_target and settings.residency_bytes else None
+        self._leases = _leases(settings) if settings.residency_target and settings.residency_bytes else None
 
     def take_turns(self) -> None:
         """From here on the server is awake only for calls, where residency is set; called once it is warm."""
-        if self._memory is not None:
-            self._memory.start()
+        if self._leases is not None:
+            self._leases.start()
 
     async def warm_up(self, beginnings: Sequence[Sequence[Message]]) -> None:
         """Waits until the server lists its models, and lets every slot read what later calls begin with.
@@ -95,8 +96,8 @@ class OpenAiLlm:
 
     def close(self) -> None:
         """Closes the connections; called on a thread while the event loop that used them still turns."""
-        if self._memory is not None:
-            self._memory.close()
+        if self._leases is not None:
+            self._leases.close()
         if self._loop is not None and self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self.aclose(), self._loop).result(timeout=5.0)
 
@@ -124,7 +125,7 @@ class OpenAiLlm:
         """
         settings = self._settings
         self._loop = asyncio.get_running_loop()
-        async with self._slots, self._memory.lease() if self._memory else contextlib.nullcontext():
+        async with self._slots, self._leases.lease() if self._leases else contextlib.nullcontext():
             try:
                 completion = await self._client.chat.completions.create(
                     model=settings.llm_model,
@@ -165,6 +166,17 @@ class OpenAiLlm:
         if error.status_code >= 500 or error.status_code in (401, 403, 404):
             return ServiceUnavailable(f"the LLM server at {url} answered {error.status_code}: {said}")
         return ModelOutputInvalid(f"the LLM server at {url} refused the request ({error.status_code}): {said}")
+
+
+def _leases(settings: PromptSettings) -> ServerLeases:
+    return ServerLeases(
+        VllmServer(settings.llm_url, settings.llm_timeout_s),
+        settings.llm_model,
+        int(settings.residency_bytes),
+        settings.residency_device,
+        ResidencyClient(settings.residency_target, "prompt", settings.residency_wait_s),
+        settings.llm_max_concurrency,
+    )
 
 
 def _said(error: openai.APIStatusError) -> str:

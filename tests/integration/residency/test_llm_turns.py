@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from narrative.errors import ServiceUnavailable
+from narrative.runtime.vllm import VllmServer
 from services.prompt.llm import OpenAiLlm
 from services.prompt.settings import PromptSettings
-from services.prompt.vllm_memory import VllmServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from residency_node import Holding, Node, Noted, hold

@@ -1,7 +1,7 @@
-"""vLLM's memory under residency: it sleeps while others need the device, and wakes for a call.
+"""Servers of the vLLM family under residency: one sleeps while others need the device, and wakes for a call.
 
-Its server must have been started with ``--enable-sleep-mode`` and ``VLLM_SERVER_DEV_MODE=1``, and listen to this
-machine only: whoever reaches those endpoints can put it to sleep.
+vLLM must have been started with ``--enable-sleep-mode`` and ``VLLM_SERVER_DEV_MODE=1``, vLLM-Omni with the former; both
+must be out of reach for strangers: whoever reaches those endpoints can put the server to sleep.
 """
 
 import asyncio
@@ -14,22 +14,26 @@ import httpx
 
 from narrative.errors import ServiceUnavailable
 from narrative.runtime.residency import ResidencyClient
-from services.prompt.settings import PromptSettings
 
 # Level 1 keeps the weights in host memory, adapters included; level 2 drops them.
 _LEVEL = "1"
+
+
+def server_root(url: str) -> str:
+    """The address of a server whose OpenAI-compatible API is at ``url``, which may end in /v1."""
+    return url.rstrip("/").removesuffix("/v1")
 
 
 class VllmServer:
     """A ``Movable``: loading wakes the server, offloading puts it to sleep.
 
     Args:
-        llm_url: base URL of its OpenAI-compatible API, ending in /v1.
+        url: base URL of its OpenAI-compatible API.
         timeout_s: longest that falling asleep or waking may take.
     """
 
-    def __init__(self, llm_url: str, timeout_s: float) -> None:
-        self._root = llm_url.rstrip("/").removesuffix("/v1")
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._root = server_root(url)
         self._timeout_s = timeout_s
 
     def load(self, device: str) -> None:
@@ -55,8 +59,8 @@ class VllmServer:
             httpx.post(f"{self._root}{path}", params=query, timeout=self._timeout_s).raise_for_status()
         except httpx.HTTPError as error:
             raise ServiceUnavailable(
-                f"the LLM server at {self._root} refused {path}: {error}; start vLLM with --enable-sleep-mode and "
-                "VLLM_SERVER_DEV_MODE=1, or leave NARRATIVE_PROMPT__RESIDENCY_BYTES at 0"
+                f"the server at {self._root} refused {path}: {error}; start it with --enable-sleep-mode (vLLM also "
+                "with VLLM_SERVER_DEV_MODE=1), or set no bytes that it gives up under residency"
             ) from error
 
     def _expect(self, *, asleep: bool) -> None:
@@ -64,27 +68,39 @@ class VllmServer:
             answer = httpx.get(f"{self._root}/is_sleeping", timeout=self._timeout_s).raise_for_status()
             is_asleep = answer.json()["is_sleeping"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise ServiceUnavailable(
-                f"the LLM server at {self._root} does not say whether it sleeps: {error}"
-            ) from error
+            raise ServiceUnavailable(f"the server at {self._root} does not say whether it sleeps: {error}") from error
         if is_asleep is not asleep:
-            raise ServiceUnavailable(f"the LLM server at {self._root} {'stays awake' if asleep else 'does not wake'}")
+            raise ServiceUnavailable(f"the server at {self._root} {'stays awake' if asleep else 'does not wake'}")
 
 
-class LlmMemory:
-    """Leases on the LLM, for calls on an event loop."""
+class ServerLeases:
+    """Leases on a server's memory, for calls on an event loop.
 
-    def __init__(self, settings: PromptSettings) -> None:
-        self._settings = settings
-        self._residency = ResidencyClient(settings.residency_target, "prompt", settings.residency_wait_s)
-        self._waiting = ThreadPoolExecutor(settings.llm_max_concurrency, thread_name_prefix="lease")
+    Args:
+        server: what sleeps and wakes.
+        model: name under which the residency service knows it.
+        num_bytes: device memory that it gives up asleep.
+        device: the device on which it runs, as the residency service names it.
+        residency: not started yet.
+        max_waiting: calls that may wait for the memory at the same time.
+    """
+
+    def __init__(
+        self, server: VllmServer, model: str, num_bytes: int, device: str, residency: ResidencyClient, max_waiting: int
+    ) -> None:
+        self._server = server
+        self._model = model
+        self._residency = residency
+        self._residency.add(model, num_bytes, server, only=device)
+        self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="lease")
 
     def start(self) -> None:
-        """Puts the server to sleep, for it starts awake, and attaches."""
-        settings = self._settings
-        server = VllmServer(settings.llm_url, settings.llm_timeout_s)
-        server.offload()
-        self._residency.add(settings.llm_model, int(settings.residency_bytes), server, only=settings.residency_device)
+        """Puts the server to sleep, for it starts awake, and attaches.
+
+        Raises:
+            ServiceUnavailable: it does not fall asleep.
+        """
+        self._server.offload()
         self._residency.start()
 
     def close(self) -> None:
@@ -96,7 +112,7 @@ class LlmMemory:
     async def lease(self) -> AsyncIterator[None]:
         """Keeps the server awake while the block runs; errors as ``ResidencyClient.lease``."""
         given_up = threading.Event()
-        lease = self._residency.lease(self._settings.llm_model, cancelled=given_up)
+        lease = self._residency.lease(self._model, cancelled=given_up)
         entering = self._waiting.submit(lease.__enter__)
 
         def give_back(entered: "Future[str]") -> None:
