@@ -130,6 +130,7 @@ async def _sweep(objects: Objects, datasets: Datasets, retention_s: float) -> No
     sweeps: dict[str, Callable[[], Awaitable[None]]] = {
         "uploads": lambda: objects.delete_folder("uploads", retention_s),
         "generated": lambda: objects.delete_folder("generated", retention_s),
+        "readiness": lambda: objects.delete_folder("readiness", retention_s),
         "datasets": lambda: datasets.sweep(retention_s),
     }
     while True:

@@ -19,6 +19,7 @@ from gateway.datasets import Datasets
 from gateway.events import Emitter, EventLog
 from gateway.jobs import QUEUED, UNFINISHED, BaseJob, JobTable, digest, now_us, same_request
 from gateway.patience import patiently
+from gateway.patient_objects import PatientObjects
 from gateway.settings import GatewaySettings
 from gateway.store import dataset_key, sample_key
 from gateway.trainer import Trainer
@@ -29,13 +30,14 @@ from narrative.errors import (
     ModelOutputInvalid,
     QueueFull,
     ServiceUnavailable,
+    StorageUnavailable,
 )
 from narrative.objects import Objects
 from narrative.v1 import trainer_pb2
 
 NOUN = "fine-tune"
-# What goes away by itself: a trainer that is down, full, or was stopped. A want of memory does not.
-_PASSING = (ServiceUnavailable, QueueFull, Cancelled)
+# What goes away by itself: a trainer that is down, full, was stopped, or cannot read. A want of memory does not.
+_PASSING = (ServiceUnavailable, StorageUnavailable, QueueFull, Cancelled)
 _STEP_EVERY_S = 0.25
 
 fine_tunes = sa.Table(
@@ -173,7 +175,8 @@ class FineTuner(Worker[FineTune]):
     async def work(self, job: FineTune) -> dict[str, Any]:
         """Trains; returns the adapter's name and what was measured."""
         emitter = Emitter(self._events, job.id)
-        run = _Run(job, emitter, self._objects, self._trainer)
+        objects = PatientObjects(self._objects, self._settings.retry_window_s, emitter.waiting)
+        run = _Run(job, emitter, objects, self._trainer)
         result = None
         while result is None:
             result = await patiently(run.attempt, self._settings.retry_window_s, emitter.waiting, _PASSING)

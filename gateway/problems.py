@@ -12,7 +12,8 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from narrative.errors import InvalidParameter, NarrativeError, ServiceUnavailable, Unauthenticated, to_problem
+from narrative.errors import InvalidParameter, NarrativeError, StorageUnavailable, Unauthenticated, to_problem
+from narrative.objects import NO_ROOM, RETRY_AFTER_S
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
@@ -97,7 +98,10 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     log.error("unforeseen error", exc_info=error)
     if isinstance(error, OSError):
-        return response_of(ServiceUnavailable("the gateway's storage does not answer"), request.url.path)
+        reason = "has no room left" if error.errno in NO_ROOM else "does not answer"
+        return response_of(
+            StorageUnavailable(f"the gateway's disk {reason}", retry_after_s=RETRY_AFTER_S), request.url.path
+        )
     request_id = structlog.contextvars.get_contextvars().get("request_id", "")
     return response_of(NarrativeError(f"the gateway failed unexpectedly; request id {request_id}"), request.url.path)
 

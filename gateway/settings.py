@@ -11,6 +11,8 @@ from pydantic_settings import SettingsConfigDict
 from narrative.settings import ProcessSettings
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SCHEME = re.compile(r"[a-z0-9+]{2,}:/")
+_STORES = ("s3://", "gs://", "az://")
 
 
 class GatewaySettings(ProcessSettings):
@@ -43,7 +45,7 @@ class GatewaySettings(ProcessSettings):
     list_deadline_s: float = Field(2.0, gt=0, description="Longest a question for models or health may take.")
     models_ttl_s: float = Field(30.0, ge=0, description="Seconds for which an answer about models is kept.")
     retry_window_s: float = Field(
-        120.0, ge=0, description="Seconds for which a step waits for a service that is down or full."
+        120.0, ge=0, description="Seconds for which a step waits for a service or an object store that is down or full."
     )
 
     database_url: str = Field(
@@ -106,6 +108,8 @@ class GatewaySettings(ProcessSettings):
             raise ValueError("database_url starts with sqlite:// or postgresql://")
         if not self.object_store_url:
             self.object_store_url = str(self.common.data_dir / "objects")
+        if _SCHEME.match(self.object_store_url) and not self.object_store_url.startswith(_STORES):
+            raise ValueError("object_store_url is a folder, or starts with s3://, gs:// or az://")
         return self
 
     @property

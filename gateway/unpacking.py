@@ -10,6 +10,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import IO
 
 from narrative.errors import DatasetInvalid, PayloadTooLarge
+from narrative.objects import NO_ROOM
 
 # Pictures and sound are packed already; only text goes down this far.
 _MAX_RATIO = 100
@@ -88,6 +89,8 @@ def unpack(archive: zipfile.ZipFile, member: Member) -> tuple[IO[bytes], int]:
         out.seek(0)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
         out.close()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
         raise DatasetInvalid(f"{member.name}: cannot be unpacked: {error}", field="file") from error
     except BaseException:
         out.close()

@@ -18,6 +18,7 @@ from gateway.events import Emitter, EventLog
 from gateway.jobs import Job, Jobs, timestamp
 from gateway.options import NarrativeOptions
 from gateway.patience import T, patiently
+from gateway.patient_objects import PatientObjects
 from gateway.settings import GatewaySettings
 from gateway.store import audio_key, speaker_key, story_key, transcript_key
 from gateway.transcript import transcribe
@@ -54,7 +55,8 @@ class Narrator(Worker[Job]):
     async def work(self, job: Job) -> dict[str, Any]:
         """Tells the story."""
         emitter = Emitter(self._events, job.id)
-        await _Telling(job, self._settings, emitter, self._objects, self._services, self._speakers).run()
+        objects = PatientObjects(self._objects, self._settings.retry_window_s, emitter.waiting)
+        await _Telling(job, self._settings, emitter, objects, self._services, self._speakers).run()
         return {}
 
 

@@ -22,6 +22,7 @@ NarrativeError
 ├── Cancelled                     the caller gave up                    CANCELLED            499
 ├── DeadlineExceeded              it took longer than the caller waits  DEADLINE_EXCEEDED    504
 ├── ServiceUnavailable            a part of the ensemble is not there   UNAVAILABLE          503
+├── StorageUnavailable            bytes cannot be kept or read          UNAVAILABLE          503
 ├── ModelOutputInvalid            a model broke its contract            ABORTED              502
 └── WeightsError                  this installation lacks what it needs FAILED_PRECONDITION  500
     ├── WeightsMissing            not pulled yet
@@ -166,6 +167,14 @@ class ServiceUnavailable(NarrativeError):
     grpc_code = grpc.StatusCode.UNAVAILABLE
     http_status = 503
     title = "Service unavailable"
+
+
+class StorageUnavailable(NarrativeError):
+    """Apart from ServiceUnavailable, because what is done about it is: other services may go on meanwhile."""
+
+    grpc_code = grpc.StatusCode.UNAVAILABLE
+    http_status = 503
+    title = "Storage unavailable"
 
 
 class ModelOutputInvalid(NarrativeError):

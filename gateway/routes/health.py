@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.parts import Gateway, Parts
 from gateway.problems import MEDIA_TYPE, responses
-from narrative.errors import ServiceUnavailable, to_problem
+from narrative.errors import ServiceUnavailable, StorageUnavailable, to_problem
 
 router = APIRouter(tags=["operations"])
 _CHECK_S = 3.0
@@ -61,7 +61,8 @@ async def _objects(gateway: Gateway) -> str:
     try:
         async with asyncio.timeout(_CHECK_S):
             await gateway.objects.check()
-    # Each backend of the object store has errors of its own.
-    except Exception:
+    except StorageUnavailable as error:
+        return error.message
+    except TimeoutError:
         return "the object store does not answer"
     return ""

@@ -18,7 +18,15 @@ def test_other_machines_need_a_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"api_key_hashes": ["secret"]}, {"database_url": "mysql://x"}, {"executor_id": "a b"}, {"port": 70000}]
+    "bad",
+    [
+        {"api_key_hashes": ["secret"]},
+        {"database_url": "mysql://x"},
+        {"object_store_url": "s4://bucket"},
+        {"object_store_url": "s3:/bucket"},
+        {"executor_id": "a b"},
+        {"port": 70000},
+    ],
 )
 def test_bad_settings_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
