@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -12,11 +13,13 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.integration.gateway.fakes import Ensemble, ensemble
+from tests.integration.objects_s3.door import door
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[3]
@@ -63,7 +66,8 @@ def names_in(folder: Path) -> set[str]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(fakes: Ensemble, s3: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def gateway(fakes: Ensemble, s3: str, folder: Path, **settings: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway process that is ready; ``settings`` are fields of its own."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("NARRATIVE_", "AWS_"))}
     environment |= {f"NARRATIVE_GATEWAY__{name.upper()}": target for name, target in fakes.targets.items()}
@@ -72,6 +76,7 @@ async def gateway(fakes: Ensemble, s3: str, folder: Path) -> AsyncIterator[httpx
         "NARRATIVE_DATA_DIR": str(folder),
         "NARRATIVE_GATEWAY__PORT": str(port),
         "NARRATIVE_GATEWAY__OBJECT_STORE_URL": f"s3://{BUCKET}/narrative",
+        **{f"NARRATIVE_GATEWAY__{name.upper()}": value for name, value in settings.items()},
         "AWS_ENDPOINT_URL": s3,
         "AWS_ALLOW_HTTP": "true",
         "AWS_REGION": "us-east-1",
@@ -93,15 +98,39 @@ async def gateway(fakes: Ensemble, s3: str, folder: Path) -> AsyncIterator[httpx
         await process.wait()
 
 
+async def accepted(http: httpx.AsyncClient) -> str:
+    """Path of a story that was accepted."""
+    response = await http.post("/v1/narratives", files={"file": ("talk.flac", RECORDING)})
+    assert response.status_code == 202, response.text
+    return f"/v1/narratives/{response.json()['id']}"
+
+
+async def end_of(http: httpx.AsyncClient, path: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while (state := (await http.get(path)).json())["status"] in ("queued", "running"):
+            await asyncio.sleep(0.05)
+    ended: dict[str, Any] = state
+    return ended
+
+
+async def first_event(http: httpx.AsyncClient, path: str, kind: str) -> dict[str, Any]:
+    """The data of the first event of a type."""
+    async with asyncio.timeout(60), http.stream("GET", f"{path}/events") as response:
+        current = ""
+        async for line in response.aiter_lines():
+            name, _, value = line.partition(": ")
+            current = value if name == "event" else current
+            if name == "data" and current == kind:
+                data: dict[str, Any] = json.loads(value)
+                return data
+    raise AssertionError(f"no {kind}")
+
+
 async def test_a_story_lives_in_s3_and_leaves_nothing_when_it_is_deleted(s3: str, tmp_path: Path) -> None:
     async with ensemble() as fakes, gateway(fakes, s3, tmp_path) as http:
-        accepted = await http.post("/v1/narratives", files={"file": ("talk.flac", RECORDING)})
-        assert accepted.status_code == 202, accepted.text
-        path = f"/v1/narratives/{accepted.json()['id']}"
-        async with asyncio.timeout(30):
-            while (state := (await http.get(path)).json())["status"] in ("queued", "running"):
-                await asyncio.sleep(0.05)
-        assert state["status"] == "succeeded", state
+        path = await accepted(http)
+        ended = await end_of(http, path)
+        assert ended["status"] == "succeeded", ended
 
         kept = {key.rpartition("/")[2] for key in keys(s3)}
         assert {"audio", "transcript.json", "story.json", "0.png", "1.png"} <= kept
@@ -124,5 +153,56 @@ async def test_a_bucket_that_is_not_there_is_missed_by_name(s3: str, tmp_path: P
 
         assert ready.status_code == 503
         assert set(ready.json()["missing"]) == {"objects"}
-        assert refused.status_code >= 500
-        assert "Traceback" not in refused.text
+        assert "bucket is not there" in ready.json()["missing"]["objects"]
+        assert refused.status_code == 503
+        assert "bucket is not there" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("trouble", ["away", "read-only", "full"])
+async def test_storage_that_fails_in_the_middle_is_waited_for(s3: str, tmp_path: Path, trouble: str) -> None:
+    async with ensemble() as fakes, door(s3, free_port()) as way, gateway(fakes, way.url, tmp_path) as http:
+        gate = fakes.script.hold["diffusion"] = asyncio.Event()
+        path = await accepted(http)
+        while fakes.script.calls["diffusion"] < 2:
+            await asyncio.sleep(0.02)
+
+        way.refused = {"away": None, "read-only": (403, "AccessDenied"), "full": (507, "StorageFull")}[trouble]
+        if trouble == "away":
+            await way.close()
+        gate.set()
+        waiting = await first_event(http, path, "waiting")
+        ready = await http.get("/readyz")
+        at_the_door = await http.post("/v1/narratives", files={"file": ("talk.flac", RECORDING)})
+        if trouble == "away":
+            await way.open()
+        way.refused = None
+        ended = await end_of(http, path)
+
+        reason = {"away": "does not answer", "read-only": "permission", "full": "no room"}[trouble]
+        assert reason in waiting["detail"]
+        assert reason in ready.json()["missing"]["objects"]
+        assert at_the_door.status_code == 503
+        assert reason in at_the_door.json()["detail"]
+        assert ended["status"] == "succeeded", ended
+        assert set(fakes.script.pictures.values()) == {1}
+
+
+async def test_storage_that_stays_away_fails_the_story_by_name(s3: str, tmp_path: Path) -> None:
+    async with (
+        ensemble() as fakes,
+        door(s3, free_port()) as way,
+        gateway(fakes, way.url, tmp_path, retry_window_s="0.5") as http,
+    ):
+        gate = fakes.script.hold["diffusion"] = asyncio.Event()
+        path = await accepted(http)
+        while fakes.script.calls["diffusion"] < 2:
+            await asyncio.sleep(0.02)
+        way.refused = (507, "StorageFull")
+        gate.set()
+
+        ended = await end_of(http, path)
+
+        assert way.refused_writes > 1
+        assert ended["status"] == "failed"
+        assert ended["error"]["status"] == 503
+        assert "the object store cannot be used: it has no room left" in ended["error"]["detail"]
