@@ -78,7 +78,7 @@ def pictures(
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="clip_i, clip_t, dino, similarity, fid, kid or is; by default similarity, fid and kid."),
+        typer.Option(help="clip_i, clip_t, dino, similarity, fid, kid, is or l1; by default similarity, fid and kid."),
     ] = None,
     clip_model: Annotated[str, typer.Option(help="CLIP of clip_i and clip_t.")] = "clip-vit-large-patch14",
     dino_model: Annotated[str, typer.Option(help="Vision transformer of dino.")] = "dino-vits16",

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import Identity
 from torch.nn.functional import normalize
@@ -19,9 +20,9 @@ from services.trainer.evaluation.folders import list_pictures, open_in_batches, 
 from services.trainer.evaluation.judges import ClassifierJudge, ClipJudge, ImageJudge, VisionJudge, open_judge
 from services.trainer.evaluation.report import Report
 
-SCORES = ("similarity", "fid", "kid", "clip_i", "clip_t", "dino", "is")
+SCORES = ("similarity", "fid", "kid", "clip_i", "clip_t", "dino", "is", "l1")
 _DEFAULT = ("similarity", "fid", "kid")
-_NEED_REAL = frozenset({"similarity", "fid", "kid", "clip_i", "dino"})
+_NEED_REAL = frozenset({"similarity", "fid", "kid", "clip_i", "dino", "l1"})
 _BATCH_SIZE = 16
 _MOST_IN_SUBSET, _SUBSETS, _SPLITS = 1000, 100, 10
 
@@ -51,7 +52,8 @@ def score_pictures(
     ``clip_i``, ``dino`` and ``similarity`` are the mean cosine over all pairs of a generated and a real picture, and
     ``clip_t`` that of each picture and its prompt, as in the DreamBooth paper (Ruiz et al., 2023). ``fid`` and ``kid``
     are the distances of Heusel et al. (2017) and Binkowski et al. (2018) over the features of ``judges.features``, so
-    they can be compared only where that model is the same; ``is`` is the score of Salimans et al. (2016).
+    they can be compared only where that model is the same; ``is`` is the score of Salimans et al. (2016). ``l1`` is the
+    mean absolute difference, in [0, 1], of each picture and the real one at its place in the order of names.
 
     Raises:
         InvalidParameter: no such metric, or one that needs what was not given.
@@ -71,6 +73,8 @@ def score_pictures(
         raise InvalidInput("fid and kid need two pictures at least on each side")
     if "is" in asked and len(paths) < 4:
         raise InvalidInput(f"is needs four pictures at least; {generated} has {len(paths)}")
+    if "l1" in asked and len(paths) != len(real_paths):
+        raise InvalidInput(f"l1 compares pictures two by two: {len(paths)} are generated, {len(real_paths)} are real")
     torch.manual_seed(seed)
     scores: dict[str, float] = {}
     about: dict[str, Any] = {"generated": len(paths), "real": len(real_paths), "judges": asdict(judges)}
@@ -104,7 +108,26 @@ def score_pictures(
     if "is" in asked:
         classifier: ClassifierJudge = open_judge(judges.classifier, ClassifierJudge)
         scores["is"], about["is_spread"] = inception_score(look(classifier, paths, "classifier"))
+    if "l1" in asked:
+        scores["l1"] = mean_absolute_difference(paths, real_paths)
     return Report({name: scores[name] for name in asked}, about)
+
+
+def mean_absolute_difference(ours: Sequence[Path], theirs: Sequence[Path]) -> float:
+    """Mean over pairs of pictures, in [0, 1].
+
+    Raises:
+        InvalidInput: two that belong together are not of one size.
+    """
+    differences = []
+    for ours_batch, theirs_batch in zip(
+        open_in_batches(ours, _BATCH_SIZE), open_in_batches(theirs, _BATCH_SIZE), strict=True
+    ):
+        for one, other in zip(ours_batch, theirs_batch, strict=True):
+            if one.size != other.size:
+                raise InvalidInput(f"l1 needs pictures of one size; there are {one.size} and {other.size} pixels")
+            differences.append(np.abs(np.asarray(one, np.float64) - np.asarray(other, np.float64)).mean() / 255)
+    return float(np.mean(differences))
 
 
 def mean_pairwise_cosine(ours: torch.Tensor, theirs: torch.Tensor) -> float:

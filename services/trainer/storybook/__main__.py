@@ -23,6 +23,7 @@ from services.trainer.storybook import (
     evaluation,
     export,
     judge_training,
+    lessons,
     parallel,
     parts,
     sheet,
@@ -88,6 +89,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     command.add_argument("--json", type=Path, help="also write the figures here")
 
+    command = commands.add_parser("lessons", help="compose the data of the experiments in docs/experiments.md")
+    command.add_argument("folder", type=Path)
+
     command = commands.add_parser("sheet", help="draw the held-out prompts with an exported model")
     command.add_argument("folder", type=Path)
     command.add_argument("picture", type=Path, help="the PNG file to write")
@@ -150,6 +154,8 @@ def _run(args: argparse.Namespace) -> None:
         logging.info("%s", judge_training.run(args))
     elif args.command == "evaluate":
         _evaluate(args)
+    elif args.command == "lessons":
+        lessons.write(lessons.open_composer(args.work_dir, SIZE_PX), args.folder)
     elif args.command == "sheet":
         seconds = sheet.write(args.folder, args.picture, args.steps, args.guidance_scale, args.seed)
         logging.info("%s: %.2f s a picture", args.picture, seconds)

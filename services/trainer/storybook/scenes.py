@@ -56,7 +56,7 @@ class Composer:
         style = STYLES[description.style]
         # Twice the size that is wanted, so that edges come out smooth; filters are drawn for CANVAS_PX.
         side = max(CANVAS_PX, 2 * self._size_px)
-        image = places.paint(description.place, description.time, description.weather, rng, side)
+        image = self._ground(description, rng, side)
         canvas = image.convert("RGBA")
         for sprite, x, foot, height, shadow in self._layout(description, style, rng):
             _paste(canvas, sprite, x, foot, height, shadow=shadow)
@@ -66,6 +66,9 @@ class Composer:
             image = image.resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BOX)
             image = style.apply(image, seed & 0xFFFF)
         return Scene(image.resize((self._size_px, self._size_px), Image.Resampling.BOX), description)
+
+    def _ground(self, description: Description, rng: random.Random, side_px: int) -> Image.Image:
+        return places.paint(description.place, description.time, description.weather, rng, side_px)
 
     def _sprite(self, subject: Subject, description: Description, style: Style, rng: random.Random) -> Image.Image:
         concept, cut_set = subject.concept, style.sets[0]

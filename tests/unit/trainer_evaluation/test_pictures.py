@@ -157,3 +157,24 @@ def test_a_judge_that_is_not_at_hand_is_named(folders, judges, tmp_path, monkeyp
     swapped = Judges(judges.clip, judges.dino, judges.features, judges.clip)
     with pytest.raises(WeightsError, match=r"cannot judge pictures this way: the weights lack classifier\.bias"):
         score(*folders, swapped, "is")
+
+
+def test_pictures_are_compared_two_by_two(tmp_path, judges):
+    for folder, colours in (("ours", ("black", "white")), ("theirs", ("black", "red"))):
+        (tmp_path / folder).mkdir()
+        for number, colour in enumerate(colours):
+            PIL.Image.new("RGB", (8, 8), colour).save(tmp_path / folder / f"{number}.png")
+
+    def l1() -> float:
+        report = score_pictures(
+            tmp_path / "ours", tmp_path / "theirs", None, ["l1"], judges, seed=0, report=lambda _: None
+        )
+        return report.scores["l1"]
+
+    assert l1() == pytest.approx(1 / 3)
+    PIL.Image.new("RGB", (4, 8)).save(tmp_path / "ours" / "1.png")
+    with pytest.raises(InvalidInput, match="one size"):
+        l1()
+    (tmp_path / "ours" / "1.png").unlink()
+    with pytest.raises(InvalidInput, match="two by two"):
+        l1()
