@@ -18,6 +18,7 @@ from gateway.events import EventLog
 from gateway.fine_tunes import FineTuner, FineTunes
 from gateway.jobs import Jobs
 from gateway.parts import Gateway
+from gateway.retention import Retention
 from gateway.routes import (
     adapters,
     audio,
@@ -98,6 +99,7 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
     trainings = FineTunes(database, events)
     fine_tuner = FineTuner(settings, trainings, events, objects, kept_datasets, trainer)
     narrator = Narrator(settings, jobs, events, objects, services)
+    retention = Retention(settings, jobs, objects, narrator)
     workflows = Workflows(settings, database, [narrator, fine_tuner])
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
@@ -106,7 +108,7 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
         await database.create_tables()
         stack.push_async_callback(workflows.stop)
         await workflows.start()
-        sweeper = asyncio.create_task(_sweep(objects, kept_datasets, settings.upload_retention_s))
+        sweeper = asyncio.create_task(_sweep(objects, kept_datasets, retention, settings.upload_retention_s))
         stack.callback(sweeper.cancel)
         stack.callback(events.close)
         log.info("ready", database=settings.database_url.split(":", 1)[0], executor_id=settings.executor_id)
@@ -122,16 +124,18 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
             trainer,
             trainings,
             fine_tuner,
+            retention,
         )
 
 
-async def _sweep(objects: Objects, datasets: Datasets, retention_s: float) -> None:
-    """Removes uploads and pictures answered by URL when their time is up, and what was cut off on its way in."""
+async def _sweep(objects: Objects, datasets: Datasets, retention: Retention, retention_s: float) -> None:
+    """Removes what is kept for a time only when that is up, and what was cut off on its way in."""
     sweeps: dict[str, Callable[[], Awaitable[None]]] = {
         "uploads": lambda: objects.delete_folder("uploads", retention_s),
         "generated": lambda: objects.delete_folder("generated", retention_s),
         "readiness": lambda: objects.delete_folder("readiness", retention_s),
         "datasets": lambda: datasets.sweep(retention_s),
+        "narratives": retention.sweep,
     }
     while True:
         for folder, sweep in sweeps.items():

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -123,6 +123,21 @@ class JobTable(Generic[J]):
             .order_by(self._table.c.created_at_us)
         )
         return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
+
+    async def finished_before(self, at_us: int, limit: int) -> list[str]:
+        """Ids of jobs that finished before a moment (microseconds since 1970, UTC), oldest first."""
+        query = (
+            sa.select(self._table.c.id)
+            .where(self._table.c.status.not_in(UNFINISHED), self._table.c.finished_at_us < at_us)
+            .order_by(self._table.c.finished_at_us)
+            .limit(limit)
+        )
+        return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
+
+    async def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of some ids that are in the table."""
+        query = sa.select(self._table.c.id).where(self._table.c.id.in_(job_ids))
+        return await self._database.read(lambda connection: set(connection.execute(query).scalars()))
 
     async def start(self, job_id: str) -> bool:
         """Marks a job as running; False where it has finished meanwhile."""

@@ -11,6 +11,7 @@ from gateway.datasets import Datasets
 from gateway.events import EventLog
 from gateway.fine_tunes import FineTuner, FineTunes
 from gateway.jobs import Jobs
+from gateway.retention import Retention
 from gateway.settings import GatewaySettings
 from gateway.trainer import Trainer
 from gateway.workflow import Narrator
@@ -32,6 +33,7 @@ class Gateway:
     trainer: Trainer
     fine_tunes: FineTunes
     fine_tuner: FineTuner
+    retention: Retention
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -76,6 +76,9 @@ class GatewaySettings(ProcessSettings):
     upload_retention_s: float = Field(
         24 * 3600.0, gt=0, description="Seconds for which an upload, or a picture answered by URL, is kept."
     )
+    story_retention_days: float = Field(
+        0.0, ge=0, description="Days for which a story is kept after it has finished; 0 keeps it until it is deleted."
+    )
     max_inline_audio_bytes: int = Field(
         32 * 1024**2, ge=0, description="Largest recording put into story.html; a longer one is linked."
     )

@@ -1,24 +1,31 @@
 """Where in the object store what lies."""
 
+NARRATIVES = "narratives"
+
+
+def narrative_key(narrative_id: str) -> str:
+    """Prefix of everything that belongs to a narrative."""
+    return f"{NARRATIVES}/{narrative_id}"
+
 
 def audio_key(narrative_id: str) -> str:
-    return f"narratives/{narrative_id}/audio"
+    return f"{narrative_key(narrative_id)}/audio"
 
 
 def transcript_key(narrative_id: str) -> str:
-    return f"narratives/{narrative_id}/transcript.json"
+    return f"{narrative_key(narrative_id)}/transcript.json"
 
 
 def speaker_key(narrative_id: str, number: int) -> str:
-    return f"narratives/{narrative_id}/speakers/{number}.json"
+    return f"{narrative_key(narrative_id)}/speakers/{number}.json"
 
 
 def story_key(narrative_id: str) -> str:
-    return f"narratives/{narrative_id}/story.json"
+    return f"{narrative_key(narrative_id)}/story.json"
 
 
 def image_key(narrative_id: str, index: int) -> str:
-    return f"narratives/{narrative_id}/images/{index}.png"
+    return f"{narrative_key(narrative_id)}/images/{index}.png"
 
 
 def dataset_key(dataset_id: str) -> str:

@@ -157,9 +157,7 @@ async def delete(narrative_id: NarrativeId, gateway: Parts) -> None:
     job = await gateway.jobs.get(narrative_id)
     if not job.is_finished:
         raise Conflict(f"narrative {narrative_id} is {job.status}; cancel it before you delete it")
-    await gateway.objects.delete_folder(f"narratives/{narrative_id}")
-    await gateway.narrator.forget(narrative_id)
-    await gateway.jobs.delete(narrative_id)
+    await gateway.retention.erase(narrative_id)
 
 
 def shown(job: Job) -> Narrative:

@@ -144,6 +144,18 @@ async def test_a_story_lives_in_s3_and_leaves_nothing_when_it_is_deleted(s3: str
         assert all(name.startswith("narratives.db") for name in names_in(tmp_path))
 
 
+async def test_an_old_story_leaves_nothing_in_s3(s3: str, tmp_path: Path) -> None:
+    async with ensemble() as fakes:
+        async with gateway(fakes, s3, tmp_path) as http:
+            path = await accepted(http)
+            assert (await end_of(http, path))["status"] == "succeeded"
+        async with gateway(fakes, s3, tmp_path, story_retention_days="1e-9") as http, asyncio.timeout(20):
+            while keys(s3):
+                await asyncio.sleep(0.05)
+            while (await http.get(path)).status_code != 404:
+                await asyncio.sleep(0.05)
+
+
 async def test_a_bucket_that_is_not_there_is_missed_by_name(s3: str, tmp_path: Path) -> None:
     async with ensemble() as fakes, gateway(fakes, s3, tmp_path) as http:
         (await http.delete(f"{s3}/{BUCKET}")).raise_for_status()
