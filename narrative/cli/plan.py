@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -61,6 +62,16 @@ def make_plan(turns: list[Turn], budget_bytes: int) -> Plan:
     return max(possible, key=lambda plan: sum(turn.weight_bytes for turn in plan.stays))
 
 
+def shares(server: Turn, made: Plan, total_bytes: int) -> tuple[float, float]:
+    """The least and the greatest share of the device for a server of its own, in whole hundredths.
+
+    The greatest has what the plan leaves over; for one that takes turns it is the least.
+    """
+    least = math.ceil(100 * server.num_bytes / total_bytes) / 100
+    most = math.floor(100 * (server.num_bytes + made.left_bytes) / total_bytes) / 100
+    return least, least if server.model in {turn.model for turn in made.swaps} else max(least, most)
+
+
 def plan(
     gpu: Gpu, profile: ProfileName = "single-gpu", llm_sleeps: LlmSleeps = False, copy_gb_s: CopySpeed = 20.0
 ) -> None:
@@ -91,7 +102,9 @@ def plan(
         if pinned:
             out.print(f"Set NARRATIVE_RESIDENCY__PINNED='{json.dumps(pinned)}'.", highlight=False, markup=False)
     for turn in servers:
-        line = f"Start the server of {turn.model} with --gpu-memory-utilization {turn.num_bytes / total:.2f}"
+        least, most = shares(turn, made, total)
+        more = f" (up to {most:.2f}, for a larger KV cache)" if most > least else ""
+        line = f"Start the server of {turn.model} with --gpu-memory-utilization {least:.2f}{more}"
         if llm_sleeps:
             line += f" --enable-sleep-mode, and set NARRATIVE_PROMPT__RESIDENCY_BYTES={turn.num_bytes}"
         out.print(f"{line}.", highlight=False)
