@@ -9,7 +9,8 @@ in a row    the same LLM calls, each made when the one before has ended;
 notebook    the plain way of the documents: every line mended by the LLM and every scene written freely, one call after
             another, with an answer that breaks the contract refused rather than asked for again.
 
-Every run has speakers of its own, so that no run profits from prompts the server has cached for another.
+Every run has speakers of its own, so that no run profits from prompts the server has cached for another. Where the
+server is vLLM, its own metrics tell which share of the prompts' tokens it found in its prefix cache (``cached_share``).
 """
 
 import argparse
@@ -21,13 +22,16 @@ from contextlib import asynccontextmanager
 from itertools import product
 from typing import Any
 
+import httpx
 import structlog
 
 from narrative.runtime.channel import open_channel
 from narrative.runtime.server import ServiceServer
+from narrative.runtime.vllm import server_root
 from narrative.v1 import prompt_pb2, prompt_pb2_grpc
 from services.prompt.engine_openai import OpenAiPromptEngine
 from services.prompt.llm import OpenAiLlm
+from services.prompt.llm_load import read_values
 from services.prompt.scene_contract import BrokenContract, free_schema, read_scene, text_schema
 from services.prompt.servicer import service
 from services.prompt.settings import PromptSettings
@@ -55,6 +59,15 @@ async def prompt_service(settings: PromptSettings) -> AsyncIterator[Any]:
     async with open_channel(f"127.0.0.1:{port}") as channel:
         yield prompt_pb2_grpc.PromptServiceStub(channel)
     await server.stop()
+
+
+def prefix_cache(llm_url: str) -> tuple[float, float]:
+    """Tokens that vLLM has looked up in its prefix cache so far, and how many of them it found; other servers: 0, 0."""
+    text = httpx.get(f"{server_root(llm_url)}/metrics").text
+    names = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total")
+    values = read_values(text, *names)
+    queries, hits = (sum(values.get(name, [])) for name in names)
+    return queries, hits
 
 
 async def through_service(stub: Any, people: dict[str, list[str]]) -> tuple[float, float]:
@@ -116,7 +129,9 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = vars(options)
     async with prompt_service(settings) as stub:
         await through_service(stub, dict(list(people[3].items())[:2]))  # Both ways after the same warm-up.
+        asked, found = prefix_cache(options.llm_url)
         first_s, service_s = await through_service(stub, people[0])
+        asked_then, found_then = prefix_cache(options.llm_url)
         row_s = await in_a_row(stub, people[1])
     result |= {
         "service_s": service_s,
@@ -124,6 +139,8 @@ async def main(arguments: Sequence[str] | None = None) -> None:
         "in_a_row_s": row_s,
         "in_a_row_ratio": row_s / service_s,
     }
+    if asked_then > asked:
+        result["cached_share"] = (found_then - found) / (asked_then - asked)
     if not options.without_notebook:
         llm = OpenAiLlm(settings)
         notebook_s, refused = await notebook(llm, people[2])

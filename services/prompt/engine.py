@@ -71,32 +71,45 @@ class PromptEngine(Protocol):
 
     def close(self) -> None: ...
 
-    def models(self) -> Sequence[ModelInfo]: ...
+    def models(self) -> Sequence[ModelInfo]:
+        """The LLM, then its adapters."""
+        ...
 
-    async def normalize(self, texts: Sequence[str], language: str) -> list[str]:
+    async def normalize(self, texts: Sequence[str], language: str, model: str = "") -> list[str]:
         """Mends punctuation and typing errors; as many texts out as in, nothing added and nothing lost.
+
+        Args:
+            model: the LLM or one of its adapters; empty for the LLM itself.
 
         Raises:
             InvalidParameter: unknown language, or texts outside the limits.
+            ModelNotFound: no such adapter; names those there are.
+            QueueFull: as many calls are under way as may be, or the LLM server has too much to do.
         """
         ...
 
-    async def describe(self, speaker: str, lines: Sequence[Line], language: str, style: str = "") -> SpeakerScene:
+    async def describe(
+        self, speaker: str, lines: Sequence[Line], language: str, style: str = "", model: str = ""
+    ) -> SpeakerScene:
         """Turns the lines of one speaker into a scene and a visual prompt.
 
         Args:
             style: used instead of the one the LLM would choose; empty to let it choose.
+            model: as for ``normalize``.
 
         Raises:
             InvalidParameter: a language the LLM does not read, no text, or lines outside the limits.
+            ModelNotFound, QueueFull: as for ``normalize``.
             ModelOutputInvalid: the LLM broke its contract twice.
             ServiceUnavailable: the LLM server is down.
-            ResourceExhausted: the LLM server is overloaded.
+            ResourceExhausted: the LLM server turns the call away.
             DeadlineExceeded: the LLM server did not answer in time.
         """
         ...
 
-    def process(self, lines: Sequence[Line], language: str, style: str = "") -> AsyncIterator[Progress | SpeakerScene]:
+    def process(
+        self, lines: Sequence[Line], language: str, style: str = "", model: str = ""
+    ) -> AsyncIterator[Progress | SpeakerScene]:
         """Describes all speakers at the same time and yields each as soon as its scene is written.
 
         Raises:

@@ -25,10 +25,12 @@ class FakePromptEngine:
     def models(self) -> Sequence[ModelInfo]:
         return [ModelInfo("fake", "fake", "", ("en", "ru"))]
 
-    async def normalize(self, texts: Sequence[str], language: str) -> list[str]:
+    async def normalize(self, texts: Sequence[str], language: str, model: str = "") -> list[str]:
         return [tidy_line(text) for text in texts]
 
-    async def describe(self, speaker: str, lines: Sequence[Line], language: str, style: str = "") -> SpeakerScene:
+    async def describe(
+        self, speaker: str, lines: Sequence[Line], language: str, style: str = "", model: str = ""
+    ) -> SpeakerScene:
         await asyncio.sleep(self._service_time_s)
         normalized = tuple(NormalizedLine(line, tidy_line(line.text)) for line in lines)
         text = join_lines([line.normalized_text for line in normalized])
@@ -38,7 +40,7 @@ class FakePromptEngine:
         )
 
     async def process(
-        self, lines: Sequence[Line], language: str, style: str = ""
+        self, lines: Sequence[Line], language: str, style: str = "", model: str = ""
     ) -> AsyncIterator[Progress | SpeakerScene]:
         by_speaker: dict[str, list[Line]] = {}
         for line in lines:

@@ -1,13 +1,14 @@
 """The production and embedded engine: the ScenePipeline over an OpenAI-compatible server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from narrative.errors import QueueFull
 from narrative.runtime.metrics import RUNNING
 from services.prompt.engine import Line, ModelInfo, Progress, SpeakerScene
 from services.prompt.llm import OpenAiLlm
+from services.prompt.llm_load import LlmLoad
 from services.prompt.pipeline import ScenePipeline
 from services.prompt.settings import PromptSettings
 from services.prompt.templates import templates
@@ -19,7 +20,7 @@ class OpenAiPromptEngine:
     def __init__(self, settings: PromptSettings) -> None:
         self._settings = settings
         self._llm = OpenAiLlm(settings)
-        self._pipeline = ScenePipeline(self._llm, settings)
+        self._server_load = LlmLoad(settings)
         self._running = 0
 
     def load(self) -> None:
@@ -37,26 +38,29 @@ class OpenAiPromptEngine:
         self._llm.close()
 
     def models(self) -> Sequence[ModelInfo]:
-        settings = self._settings
-        return [ModelInfo(settings.llm_model, "openai", settings.llm_licence, tuple(settings.languages))]
+        settings, languages = self._settings, tuple(self._settings.languages)
+        llm = ModelInfo(settings.llm_model, "openai", settings.llm_licence, languages)
+        return [llm, *(ModelInfo(adapter, "openai", "", languages) for adapter in self._llm.adapters)]
 
-    async def normalize(self, texts: Sequence[str], language: str) -> list[str]:
-        with self._admitted():
-            return await self._pipeline.normalize(texts, language)
+    async def normalize(self, texts: Sequence[str], language: str, model: str = "") -> list[str]:
+        async with self._admitted(model) as pipeline:
+            return await pipeline.normalize(texts, language)
 
-    async def describe(self, speaker: str, lines: Sequence[Line], language: str, style: str = "") -> SpeakerScene:
-        with self._admitted():
-            return await self._pipeline.describe(speaker, lines, language, style)
+    async def describe(
+        self, speaker: str, lines: Sequence[Line], language: str, style: str = "", model: str = ""
+    ) -> SpeakerScene:
+        async with self._admitted(model) as pipeline:
+            return await pipeline.describe(speaker, lines, language, style)
 
     async def process(
-        self, lines: Sequence[Line], language: str, style: str = ""
+        self, lines: Sequence[Line], language: str, style: str = "", model: str = ""
     ) -> AsyncIterator[Progress | SpeakerScene]:
-        with self._admitted():
-            async for item in self._pipeline.process(lines, language, style):
+        async with self._admitted(model) as pipeline:
+            async for item in pipeline.process(lines, language, style):
                 yield item
 
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _admitted(self, model: str) -> AsyncIterator[ScenePipeline]:
         most = self._settings.max_workers + self._settings.max_queue
         if self._running >= most:
             raise QueueFull(
@@ -65,7 +69,8 @@ class OpenAiPromptEngine:
         self._running += 1
         RUNNING.labels("prompt").set(self._running)
         try:
-            yield
+            await self._server_load.check()
+            yield ScenePipeline(await self._llm.named(model), self._settings)
         finally:
             self._running -= 1
             RUNNING.labels("prompt").set(self._running)

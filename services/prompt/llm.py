@@ -3,14 +3,22 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+import httpx
 import openai
 import structlog
 
-from narrative.errors import DeadlineExceeded, ModelOutputInvalid, ResourceExhausted, ServiceUnavailable
+from narrative.errors import (
+    DeadlineExceeded,
+    ModelNotFound,
+    ModelOutputInvalid,
+    NarrativeError,
+    ResourceExhausted,
+    ServiceUnavailable,
+)
 from narrative.runtime.residency import ResidencyClient
 from narrative.runtime.vllm import ServerLeases, VllmServer
 from services.prompt.settings import PromptSettings
@@ -43,6 +51,9 @@ class OpenAiLlm:
 
     At most ``llm_max_concurrency`` calls are under way at a time; the others wait here, in order, where they cost
     nothing. Retrying is left to the caller of the service, who knows how long the answer is wanted.
+
+    Attributes:
+        adapters: LoRA adapters that the server offers as models of their own, as of the last time it was asked.
     """
 
     def __init__(self, settings: PromptSettings) -> None:
@@ -50,6 +61,7 @@ class OpenAiLlm:
         self._slots = asyncio.Semaphore(settings.llm_max_concurrency)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = self._new_client()
+        self.adapters: tuple[str, ...] = ()
         self._leases = _leases(settings) if settings.residency_target and settings.residency_bytes else None
 
     def take_turns(self) -> None:
@@ -92,6 +104,7 @@ class OpenAiLlm:
                 # One first: where slots share what was read, as in vLLM, the others cost nothing then.
                 await read(messages)
                 await asyncio.gather(*(read(messages) for _ in range(min(settings.llm_max_concurrency, WARM_SLOTS))))
+        self._keep_adapters(models)
         log.info("llm server is ready", url=settings.llm_url, models=[model.id for model in models.data])
 
     def close(self) -> None:
@@ -114,21 +127,49 @@ class OpenAiLlm:
             max_retries=0,
         )
 
-    async def ask(self, messages: Sequence[Message], schema: Schema) -> Answer:
-        """Asks without sampling for JSON that obeys ``schema``.
+    async def named(self, model: str) -> Llm:
+        """The LLM itself for an empty name or its own, or one of its adapters.
+
+        The server is asked for one that it did not have the last time; it may have been given it since.
+
+        Raises:
+            ModelNotFound: no such adapter; names those there are.
+            NarrativeError: as ``ask``.
+        """
+        if model in ("", self._settings.llm_model):
+            return self
+        if model not in self.adapters:
+            with self._translated_errors():
+                self._keep_adapters(await self._client.models.list())
+        if model not in self.adapters:
+            raise self._unknown(model)
+        return _Named(self, model)
+
+    def _unknown(self, model: str) -> ModelNotFound:
+        known = ", ".join((self._settings.llm_model, *self.adapters))
+        return ModelNotFound(f"no model {model[:80]!r}; there are {known}", field="model")
+
+    def _keep_adapters(self, models: Any) -> None:
+        # vLLM tells of each adapter which model it belongs to. Another kind of server may list anything.
+        listed = [str(model.id) for model in getattr(models, "data", None) or () if getattr(model, "parent", None)]
+        self.adapters = tuple(name for name in listed if name != self._settings.llm_model)
+
+    async def ask(self, messages: Sequence[Message], schema: Schema, model: str = "") -> Answer:
+        """Asks without sampling for JSON that obeys ``schema``; ``model`` is an adapter, empty for the LLM itself.
 
         Raises:
             ServiceUnavailable: the server is down or fails.
             ResourceExhausted: the server turns requests away, or sleeps and gets no memory to wake.
             DeadlineExceeded: no answer within ``llm_timeout_s``.
+            ModelNotFound: the server does not have that adapter any more.
             ModelOutputInvalid: the server refuses the request itself, or answers without an answer.
         """
         settings = self._settings
         self._loop = asyncio.get_running_loop()
         async with self._slots, self._leases.lease() if self._leases else contextlib.nullcontext():
-            try:
+            with self._translated_errors(model):
                 completion = await self._client.chat.completions.create(
-                    model=settings.llm_model,
+                    model=model or settings.llm_model,
                     messages=cast("Any", list(messages)),
                     temperature=0.0,
                     seed=settings.llm_seed,
@@ -138,18 +179,6 @@ class OpenAiLlm:
                         {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}},
                     ),
                 )
-            except openai.APITimeoutError as error:
-                raise DeadlineExceeded(
-                    f"the LLM server at {settings.llm_url} did not answer within {settings.llm_timeout_s:g} s"
-                ) from error
-            except openai.APIConnectionError as error:
-                raise ServiceUnavailable(
-                    f"the LLM server at {settings.llm_url} cannot be reached", retry_after_s=2.0
-                ) from error
-            except openai.APIStatusError as error:
-                raise self._translated(error) from error
-            except (openai.OpenAIError, ValueError) as error:
-                raise ModelOutputInvalid(f"{settings.llm_url} does not speak the protocol: {error}") from error
         # The client does not check what it parses: another kind of server may answer 200 with anything.
         choices = getattr(completion, "choices", None)
         if not choices:
@@ -157,7 +186,24 @@ class OpenAiLlm:
         choice = choices[0]
         return Answer(choice.message.content or "", choice.finish_reason != "length")
 
-    def _translated(self, error: openai.APIStatusError) -> Exception:
+    @contextlib.contextmanager
+    def _translated_errors(self, adapter: str = "") -> Iterator[None]:
+        url, timeout_s = self._settings.llm_url, self._settings.llm_timeout_s
+        try:
+            yield
+        except openai.APITimeoutError as error:
+            raise DeadlineExceeded(f"the LLM server at {url} did not answer within {timeout_s:g} s") from error
+        except openai.APIConnectionError as error:
+            raise ServiceUnavailable(f"the LLM server at {url} cannot be reached", retry_after_s=2.0) from error
+        except openai.APIStatusError as error:
+            if adapter and error.status_code == httpx.codes.NOT_FOUND:
+                self.adapters = tuple(name for name in self.adapters if name != adapter)
+                raise self._unknown(adapter) from error
+            raise self._translated(error) from error
+        except (openai.OpenAIError, ValueError) as error:
+            raise ModelOutputInvalid(f"{url} does not speak the protocol: {error}") from error
+
+    def _translated(self, error: openai.APIStatusError) -> NarrativeError:
         url, said = self._settings.llm_url, _said(error)
         if error.status_code in (429, 503):
             return ResourceExhausted(
@@ -166,6 +212,17 @@ class OpenAiLlm:
         if error.status_code >= 500 or error.status_code in (401, 403, 404):
             return ServiceUnavailable(f"the LLM server at {url} answered {error.status_code}: {said}")
         return ModelOutputInvalid(f"the LLM server at {url} refused the request ({error.status_code}): {said}")
+
+
+@dataclass(frozen=True)
+class _Named:
+    """An adapter of an LLM."""
+
+    server: OpenAiLlm
+    model: str
+
+    async def ask(self, messages: Sequence[Message], schema: Schema) -> Answer:
+        return await self.server.ask(messages, schema, self.model)
 
 
 def _leases(settings: PromptSettings) -> ServerLeases:

@@ -22,19 +22,22 @@ class PromptServicer(prompt_pb2_grpc.PromptServiceServicer):
     async def NormalizeText(
         self, request: prompt_pb2.NormalizeTextRequest, context: Context
     ) -> prompt_pb2.NormalizeTextResponse:
-        texts = await self._engine.normalize(list(request.texts), request.language)
+        texts = await self._engine.normalize(list(request.texts), request.language, request.model)
         return prompt_pb2.NormalizeTextResponse(normalized_texts=texts)
 
     async def DescribeSpeaker(
         self, request: prompt_pb2.DescribeSpeakerRequest, context: Context
     ) -> prompt_pb2.DescribeSpeakerResponse:
         lines = _lines(request.lines)
-        return _described(await self._engine.describe(request.speaker, lines, request.language, request.style))
+        return _described(
+            await self._engine.describe(request.speaker, lines, request.language, request.style, request.model)
+        )
 
     async def Process(
         self, request: prompt_pb2.ProcessRequest, context: Context
     ) -> AsyncIterator[prompt_pb2.ProcessResponse]:
-        async for item in self._engine.process(_lines(request.lines), request.language, request.style):
+        lines = _lines(request.lines)
+        async for item in self._engine.process(lines, request.language, request.style, request.model):
             if isinstance(item, Progress):
                 progress = common_pb2.Progress(stage=item.stage, fraction=item.fraction)
                 yield prompt_pb2.ProcessResponse(progress=progress)

@@ -29,6 +29,15 @@ class PromptSettings(ServiceSettings):
     llm_max_concurrency: int = Field(
         2, ge=1, description="LLM calls under way at the same time; the slots of llama.cpp, 32 and more for vLLM."
     )
+    llm_max_waiting: int = Field(
+        32,
+        ge=0,
+        description="Requests that may wait at the LLM server, by vLLM's metrics; with more, calls get "
+        "RESOURCE_EXHAUSTED. Servers without these metrics are not watched.",
+    )
+    llm_max_kv_cache: float = Field(
+        0.95, gt=0, le=1, description="Share of vLLM's KV cache that may be in use before calls get RESOURCE_EXHAUSTED."
+    )
     llm_seed: int = Field(0, ge=0, description="Seed sent along; with temperature 0 it only breaks ties.")
     llm_max_tokens: int = Field(256, ge=32, description="Longest answer, in tokens.")
     llm_licence: str = Field("Apache-2.0", description="SPDX identifier of the licence of the model's weights.")
