@@ -177,15 +177,18 @@ def lease() -> None:
         client.start()
         with client.lease("model"):
             pass
-        times_ms = []
-        for _ in range(LEASES):
-            started_s = time.perf_counter()
-            with client.lease("model"):
-                times_ms.append((time.perf_counter() - started_s) * 1000)
+        # One after another what is told to the service piles up; with pauses it has been heard by the next time.
+        for name, pause_s in (("one after another", 0.0), ("with pauses of 2 ms", 0.002)):
+            times_ms = []
+            for _ in range(LEASES):
+                started_s = time.perf_counter()
+                with client.lease("model"):
+                    times_ms.append((time.perf_counter() - started_s) * 1000)
+                time.sleep(pause_s)
+            quantiles = statistics.quantiles(times_ms, n=100)
+            figures = f"p50 {quantiles[49]:.3f} ms, p99 {quantiles[98]:.3f} ms (aim: p99 <= 1 ms)"
+            print(f"lease: {LEASES} on a resident model, {name}: {figures}")
         client.close()
-    quantiles = statistics.quantiles(times_ms, n=100)
-    figures = f"p50 {quantiles[49]:.2f} ms, p99 {quantiles[98]:.2f} ms (aim: p99 <= 1 ms)"
-    print(f"lease: {LEASES} on a resident model, {figures}")
 
 
 def copy() -> None:

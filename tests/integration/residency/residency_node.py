@@ -39,6 +39,42 @@ class Noted:
         self.moves.append("away")
 
 
+@dataclass
+class Device:
+    """Counts the bytes that models really take, and notices what must not happen."""
+
+    budget_bytes: int
+    taken_bytes: int = 0
+    fullest_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass
+class Weighed:
+    """A model whose bytes are counted on a device, and that notes whether it was sent away while somebody worked."""
+
+    device: Device
+    num_bytes: int
+    workers: int = 0
+    disturbed: int = 0
+
+    def load(self, device: str) -> None:
+        self._take(self.num_bytes)
+
+    def offload(self) -> None:
+        self._take(-self.num_bytes)
+
+    def work(self, change: int) -> None:
+        with self.device.lock:
+            self.workers += change
+
+    def _take(self, num_bytes: int) -> None:
+        with self.device.lock:
+            self.disturbed += self.workers > 0
+            self.device.taken_bytes += num_bytes
+            self.device.fullest_bytes = max(self.device.fullest_bytes, self.device.taken_bytes)
+
+
 class Node:
     """A residency service that can be stopped and started again on its port."""
 
@@ -105,6 +141,7 @@ class Holding:
 
 _VICTIM = """
 import sys
+import threading
 from narrative.runtime.residency import ResidencyClient
 
 class Model:
@@ -112,16 +149,17 @@ class Model:
         pass
 
     def offload(self):
-        pass
+        threading.Event().wait()
 
 client = ResidencyClient(sys.argv[1], "victim", 10)
 client.add("whisper", 60, Model())
 client.start()
 with client.lease("whisper"):
-    sys.stdin.read()
+    sys.stdin.readline()
+sys.stdin.readline()
 """
 
 
 def start_victim(target: str) -> subprocess.Popen[bytes]:
-    """Another process that takes a lease on whisper (60 bytes) and keeps it."""
+    """Another process that takes a lease on whisper (60 bytes) until it reads a line; its offload never ends."""
     return subprocess.Popen([sys.executable, "-c", _VICTIM, target], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -15,7 +15,7 @@ from narrative.runtime.channel import open_channel, rpc_errors
 from narrative.v1 import residency_pb2, residency_pb2_grpc
 
 sys.path.insert(0, str(Path(__file__).parent))
-from residency_node import Holding, Node, Noted, hold, start_victim
+from residency_node import Device, Holding, Node, Noted, Weighed, hold, start_victim
 
 
 async def test_two_models_that_fit_only_alternately_take_turns(node: Node) -> None:
@@ -28,17 +28,25 @@ async def test_two_models_that_fit_only_alternately_take_turns(node: Node) -> No
     assert sdxl.moves == (["to host:0", "away"] * 3)[:-1]
 
 
-async def test_many_clients_of_two_models_are_all_served(node: Node) -> None:
-    whisper, sdxl = Noted(), Noted()
-    asr = node.owner("asr", wait_s=30, whisper=(60, whisper))
-    diffusion = node.owner("diffusion", wait_s=30, sdxl=(70, sdxl))
+async def test_many_clients_of_two_models_that_fit_only_alternately(node: Node) -> None:
+    device = Device(budget_bytes=100)
+    models = {"whisper": Weighed(device, 60), "sdxl": Weighed(device, 70)}
+    clients = {
+        name: node.owner(f"owner of {name}", wait_s=30, **{name: (model.num_bytes, model)})
+        for name, model in models.items()
+    }
 
     def work(number: int) -> None:
-        for _ in range(5):
-            hold(*((asr, "whisper"), (diffusion, "sdxl"))[number % 2])
+        name = ("whisper", "sdxl")[number % 2]
+        for _ in range(25):
+            with clients[name].lease(name):
+                models[name].work(+1)
+                models[name].work(-1)
 
-    await asyncio.gather(*(asyncio.to_thread(work, number) for number in range(8)))
-    assert not (await node.state()).waiting
+    await asyncio.gather(*(asyncio.to_thread(work, number) for number in range(12)))
+    await node.until(lambda state: not state.waiting and not any(model.leases for model in state.models))
+    assert device.fullest_bytes <= device.budget_bytes
+    assert [model.disturbed for model in models.values()] == [0, 0]
 
 
 async def test_a_model_that_stays_is_loaded_once(node: Node) -> None:
@@ -47,6 +55,7 @@ async def test_a_model_that_stays_is_loaded_once(node: Node) -> None:
     for _ in range(5):
         await asyncio.to_thread(hold, asr, "whisper")
     assert whisper.moves == ["to host:0"]
+    await node.until(lambda state: not state.models[0].leases)
     (model,) = (await node.state()).models
     assert (model.owner, model.model, model.device, model.leases) == ("asr", "whisper", "host:0", 0)
 
@@ -97,6 +106,24 @@ async def test_a_holder_that_is_killed_loses_its_lease(node: Node) -> None:
         victim.send_signal(signal.SIGKILL)
         sdxl = node.owner("diffusion", sdxl=(70, Noted()))
         assert await asyncio.to_thread(hold, sdxl, "sdxl") == "host:0"
+        assert {model.owner for model in (await node.state()).models} == {"diffusion"}
+    finally:
+        victim.kill()
+        victim.communicate()
+
+
+async def test_an_owner_that_dies_while_it_offloads_leaves_its_memory_to_others(node: Node) -> None:
+    victim = start_victim(node.target)
+    try:
+        await node.until(lambda state: any(model.leases for model in state.models))
+        assert victim.stdin is not None
+        victim.stdin.write(b"\n")
+        victim.stdin.flush()
+        sdxl = asyncio.create_task(asyncio.to_thread(hold, node.owner("diffusion", sdxl=(70, Noted())), "sdxl"))
+        await node.until(lambda state: any(model.is_leaving for model in state.models))
+        assert not sdxl.done(), "its bytes are not free yet"
+        victim.send_signal(signal.SIGKILL)
+        assert await sdxl == "host:0"
         assert {model.owner for model in (await node.state()).models} == {"diffusion"}
     finally:
         victim.kill()

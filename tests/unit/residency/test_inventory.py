@@ -1,10 +1,15 @@
 """Budgets of devices."""
 
+from types import SimpleNamespace
+
+import pynvml
 import pytest
 from pydantic import ValidationError
 
-from services.residency.inventory import DeclaredInventory, budget_beside_strangers
+from narrative.errors import WeightsError
+from services.residency.inventory import DeclaredInventory, NvmlInventory, budget_beside_strangers
 from services.residency.settings import ResidencySettings
+from services.residency.state import Device
 
 GIB = 1 << 30
 
@@ -36,3 +41,34 @@ def test_a_size_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NARRATIVE_RESIDENCY__DEVICES", '{"host:0": "much"}')
     with pytest.raises(ValidationError, match="host:0"):
         ResidencySettings()
+
+
+def test_the_gpus_of_nvml_are_named_as_torch_names_them(monkeypatch: pytest.MonkeyPatch):
+    used = {0: 1 * GIB, 1: 9 * GIB}
+    nvml = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetName": lambda handle: f"card {handle}",
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=24 * GIB, used=used[handle]),
+    }
+    for name, function in nvml.items():
+        monkeypatch.setattr(pynvml, name, function)
+    inventory = NvmlInventory(reserve_bytes=1 * GIB)
+    assert inventory.devices() == [
+        Device("cuda:0", "card 0", 24 * GIB, 23 * GIB),
+        Device("cuda:1", "card 1", 24 * GIB, 15 * GIB),
+    ]
+    used[0] += 6 * GIB
+    assert inventory.budget_bytes("cuda:0", booked_bytes=6 * GIB) == 23 * GIB
+    assert inventory.budget_bytes("cuda:0", booked_bytes=0) == 17 * GIB
+
+
+def test_a_machine_without_gpu_is_told_what_to_declare(monkeypatch: pytest.MonkeyPatch):
+    def no_driver() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    with pytest.raises(WeightsError, match="NARRATIVE_RESIDENCY__DEVICES"):
+        NvmlInventory(0).devices()
