@@ -94,6 +94,33 @@ class LeasingSettings(ServiceSettings):
     )
 
 
+class TritonSettings(ServiceSettings):
+    """Base of the settings of services that can leave the work to a Triton Inference Server."""
+
+    triton_url: str = Field(
+        "127.0.0.1:8001", description="gRPC address of the Triton Inference Server, for the engine 'triton'."
+    )
+    triton_model: str = Field("", description="Name of the model in its repository.")
+    triton_timeout_s: float = Field(3600.0, gt=0, description="Longest one request may take there, in seconds.")
+    triton_startup_wait_s: float = Field(120.0, ge=0, description="Longest wait for that server at start, in seconds.")
+    triton_load_timeout_s: float = Field(
+        600.0, gt=0, description="Longest it may take to load or unload the model, in seconds."
+    )
+
+
+class TritonLeasingSettings(TritonSettings, LeasingSettings):
+    """Of those whose model on Triton may take turns with others on one device."""
+
+    triton_bytes: ByteSize = Field(
+        ByteSize(0),
+        description="Device memory that the model takes on Triton, which unloads it while others need the room, if "
+        "there is a residency_target; bytes or a size like 8GiB. 0 leaves it loaded.",
+    )
+    triton_device: str = Field(
+        "cuda:0", description="Device on which Triton runs the model, as the residency service names it."
+    )
+
+
 def read_settings(cls: type[S]) -> S:
     """Builds a process's settings; what is wrong with them ends the process with one line for each mistake."""
     try:

@@ -1,11 +1,10 @@
-"""AsrService: protobuf to dataclasses and back."""
+"""AsrService: takes recordings in, hands out what the engine makes of them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import fields
 from typing import Any
 
 import grpc
@@ -13,15 +12,12 @@ import grpc
 from narrative.errors import InvalidParameter, NarrativeError
 from narrative.runtime.executor import BoundedExecutor
 from narrative.v1 import asr_pb2, asr_pb2_grpc, common_pb2
-from services.asr.engine import AsrEngine, Event, ModelInfo, Progress, Segment, TranscribeOptions
+from services.asr.engine import AsrEngine, TranscribeOptions
+from services.asr.messages import read_options, write_event, write_model
 from services.asr.settings import AsrSettings
 from services.asr.upload import Upload
 
 _DISCARD_S = 5.0
-_TASKS = {
-    "transcription": common_pb2.TASK_TRANSCRIPTION,
-    "diarization": common_pb2.TASK_DIARIZATION,
-}
 
 
 class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
@@ -46,7 +42,7 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
             async for event in self._executor.stream(
                 lambda cancelled: self._engine.transcribe(upload.path, options, cancelled)
             ):
-                yield _response(event)
+                yield write_event(event)
 
     async def _receive(
         self, request_iterator: AsyncIterator[asr_pb2.TranscribeRequest], upload: Upload
@@ -57,8 +53,8 @@ class AsrServicer(asr_pb2_grpc.AsrServiceServicer):
             if options is None:
                 if kind != "options":
                     raise InvalidParameter("the first message must carry the options", field="options")
-                options = _options(request.options)
-                self._engine.check(options)
+                options = read_options(request.options)
+                await asyncio.to_thread(self._engine.check, options)
             elif kind == "chunk":
                 upload.append(request.chunk)
             else:
@@ -80,53 +76,4 @@ async def _discard(request_iterator: AsyncIterator[asr_pb2.TranscribeRequest]) -
 
 def list_models(engine: AsrEngine) -> list[common_pb2.Model]:
     """What ``ListModels`` answers."""
-    return [_model(info) for info in engine.models()]
-
-
-def _options(message: asr_pb2.TranscribeOptions) -> TranscribeOptions:
-    return TranscribeOptions(**{field.name: getattr(message, field.name) for field in fields(TranscribeOptions)})
-
-
-def _response(event: Event) -> asr_pb2.TranscribeResponse:
-    if isinstance(event, Progress):
-        progress = common_pb2.Progress(stage=event.stage, fraction=event.fraction)
-        return asr_pb2.TranscribeResponse(progress=progress)
-    if isinstance(event, Segment):
-        return asr_pb2.TranscribeResponse(segment=_segment(event))
-    summary = asr_pb2.TranscriptSummary(
-        duration_s=event.duration_s,
-        speakers=event.speakers,
-        language=event.language,
-        transcription_model=event.transcription_model,
-        diarization_model=event.diarization_model,
-    )
-    return asr_pb2.TranscribeResponse(summary=summary)
-
-
-def _segment(segment: Segment) -> asr_pb2.Segment:
-    words = [
-        asr_pb2.Word(text=word.text, start_s=word.start_s, end_s=word.end_s, probability=word.probability)
-        for word in segment.words
-    ]
-    return asr_pb2.Segment(
-        id=segment.id,
-        speaker=segment.speaker,
-        start_s=segment.start_s,
-        end_s=segment.end_s,
-        text=segment.text,
-        language=segment.language,
-        confidence=segment.confidence,
-        words=words,
-        english_text=segment.english_text,
-    )
-
-
-def _model(info: ModelInfo) -> common_pb2.Model:
-    return common_pb2.Model(
-        id=info.id,
-        task=_TASKS[info.task],
-        engine=info.engine,
-        licence=info.licence,
-        languages=info.languages,
-        is_default=info.is_default,
-    )
+    return [write_model(info) for info in engine.models()]

@@ -1,0 +1,102 @@
+"""What the models of ``deploy/triton/models`` share; runs inside Triton's Python backend only.
+
+Messages of ``narrative.v1`` travel as tensors of bytes. They are handed over by DLPack in both directions: the backend
+was built for an older numpy, and with a newer one tensors given as numpy arrays arrive empty.
+"""
+
+import ctypes
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+import structlog
+import triton_python_backend_utils as pb_utils
+from google.protobuf.message import Message
+
+from narrative.errors import NarrativeError
+from narrative.runtime.triton_errors import to_triton
+
+log = structlog.get_logger()
+
+_CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: pb_utils.TritonError.INVALID_ARG,
+    grpc.StatusCode.OUT_OF_RANGE: pb_utils.TritonError.INVALID_ARG,
+    grpc.StatusCode.NOT_FOUND: pb_utils.TritonError.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS: pb_utils.TritonError.ALREADY_EXISTS,
+    grpc.StatusCode.CANCELLED: pb_utils.TritonError.CANCELLED,
+    grpc.StatusCode.UNAVAILABLE: pb_utils.TritonError.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: pb_utils.TritonError.UNAVAILABLE,
+}
+ctypes.pythonapi.PyCapsule_SetDestructor.argtypes = (ctypes.py_object, ctypes.c_void_p)
+
+
+def take_device(args: Mapping[str, str]) -> str:
+    """The device of a model instance, "cpu" or "cuda"; call it before anything that looks for GPUs is imported.
+
+    Every instance is a process of its own, so that hiding all GPUs but one is the way to use that one: no engine needs
+    to know of numbers.
+
+    Args:
+        args: what ``initialize`` was given.
+    """
+    if args["model_instance_kind"] != "GPU":
+        return "cpu"
+    os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
+    return "cuda"
+
+
+def read_bytes(request: Any, name: str) -> bytes | None:
+    """The bytes of an input; None where an optional one is not there."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else np.from_dlpack(tensor).tobytes()
+
+
+def answer(message: Message, output: str) -> Any:
+    """A response that holds one message."""
+    data = np.frombuffer(bytearray(message.SerializeToString()), np.uint8)
+    capsule = data[np.newaxis].__dlpack__()
+    # The backend takes the memory over and frees it, but renames the capsule in a way that numpy's own destructor
+    # complains about.
+    ctypes.pythonapi.PyCapsule_SetDestructor(capsule, None)
+    return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(output, capsule)])
+
+
+def failure(error: Exception) -> Any:
+    """A response that carries an error to ``narrative.runtime.triton``; what nobody foresaw stays in the log."""
+    if not isinstance(error, NarrativeError):
+        log.error("unforeseen error", exc_info=error)
+        error = NarrativeError("the model failed unexpectedly; the log of the Triton server says how")
+    code = _CODES.get(error.grpc_code, pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(to_triton(error), code))
+
+
+class Replies:
+    """The answers to one request of a decoupled model; safe to use from several threads one after the other.
+
+    Args:
+        request: the request.
+        output: tensor that every answer goes into.
+    """
+
+    def __init__(self, request: Any, output: str) -> None:
+        self._sender = request.get_response_sender()
+        self._output = output
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the client has gone away."""
+        return bool(self._sender.is_cancelled())
+
+    def send(self, message: Message) -> None:
+        """Sends an answer; more may follow."""
+        self._sender.send(answer(message, self._output))
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Sends the end, with an error if there is one."""
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if error is None:
+            self._sender.send(flags=final)
+        else:
+            self._sender.send(failure(error), flags=final)

@@ -1,0 +1,50 @@
+"""What goes wrong on a Triton server, as the errors of this project, and those as text that Triton hands on."""
+
+from google.protobuf import json_format
+
+from narrative.errors import (
+    DeadlineExceeded,
+    NarrativeError,
+    QueueFull,
+    ServiceUnavailable,
+    named_error,
+    to_detail,
+)
+from narrative.v1 import common_pb2
+
+
+class ModelAway(ServiceUnavailable):
+    """The server does not have the model loaded; it took nothing of the request."""
+
+
+def to_triton(error: NarrativeError) -> str:
+    """An error as Triton's text: ``ErrorDetail`` as JSON, so that other clients of the server can read it too."""
+    detail = common_pb2.ErrorDetail.FromString(to_detail(error))
+    return json_format.MessageToJson(detail, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
+
+
+def from_triton(text: str, status: str | None, where: str, model: str) -> NarrativeError:
+    """The error that a model raised, or the nearest one for what Triton says itself.
+
+    Args:
+        text: what Triton says.
+        status: gRPC status as tritonclient writes it; None where the call itself went well.
+        where: the server, for messages.
+    """
+    if (start := text.find("{")) >= 0:
+        try:
+            detail = json_format.Parse(text[start:], common_pb2.ErrorDetail())
+        except json_format.ParseError:
+            pass
+        else:
+            return named_error(detail.type, detail.message, field=detail.field, retry_after_s=detail.retry_after_s)
+    if "unknown model" in text:
+        return ModelAway(f"{where} does not have {model} loaded: {text}", retry_after_s=2.0)
+    if "maximum queue size" in text:
+        return QueueFull(f"as many requests for {model} wait at {where} as may; try again later", retry_after_s=2.0)
+    if "timeout expired" in text or status == "StatusCode.DEADLINE_EXCEEDED":
+        return DeadlineExceeded(f"{where} did not answer in time")
+    # A process of the Python backend that died is started again by the server.
+    if "Stub process" in text or status == "StatusCode.UNAVAILABLE":
+        return ServiceUnavailable(f"{where} cannot be reached, or its {model} has died: {text}", retry_after_s=2.0)
+    return NarrativeError(f"{where}: {text}")
