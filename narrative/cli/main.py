@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from narrative.cli import config, ensemble, evaluate, gpus, models, picture, plan, story, train, transcribe
+from narrative.cli import config, ensemble, evaluate, gpus, grid, models, picture, plan, story, train, transcribe
 from narrative.cli.console import err
 from narrative.errors import NarrativeError
 
@@ -30,6 +30,11 @@ app.command(
     add_help_option=False,  # The evaluation has help of its own.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(evaluate.evaluate)
+app.command(
+    "grid",
+    add_help_option=False,  # The grid has help of its own.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(grid.grid)
 app.command("gpus")(gpus.gpus)
 app.command("plan")(plan.plan)
 app.command("config")(config.config)

@@ -1,0 +1,1 @@
+"""Labelled sheets of pictures over two settings."""
