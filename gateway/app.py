@@ -105,7 +105,7 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
         stack.push_async_callback(database.close)
         stack.push_async_callback(services.close)
         stack.push_async_callback(trainer.close)
-        await database.create_tables()
+        await database.migrate()
         stack.push_async_callback(workflows.stop)
         await workflows.start()
         sweeper = asyncio.create_task(_sweep(objects, kept_datasets, retention, settings.upload_retention_s))

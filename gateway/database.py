@@ -1,4 +1,4 @@
-"""The gateway's two tables, beside those of DBOS in the same database, and writes that share a commit."""
+"""The gateway's tables, beside those of DBOS in the same database, and writes that share a commit."""
 
 import asyncio
 import threading
@@ -12,6 +12,8 @@ import structlog
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError
+
+from gateway.migrations import upgrade
 
 T = TypeVar("T")
 # As often as two gateways may give the same number to events of one narrative before it is an error.
@@ -40,6 +42,7 @@ narratives = sa.Table(
     sa.Column("error", sa.JSON),
     sa.Index("narratives_by_age", "created_at_us", "id"),
     sa.Index("narratives_by_status", "status", "created_at_us", "id"),
+    sa.Index("narratives_by_finish", "finished_at_us"),
 )
 
 events = sa.Table(
@@ -99,8 +102,9 @@ class Database:
         self._closing = threading.Event()
         self._waiting: list[tuple[Callable[[sa.Connection], Any], asyncio.Future[Any]]] = []
 
-    async def create_tables(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._writer, metadata.create_all, self.engine)
+    async def migrate(self) -> None:
+        """Creates the tables, or brings those of an earlier release up to this one."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, upgrade, self.engine)
 
     async def read(self, query: Callable[[sa.Connection], T]) -> T:
         """Runs ``query`` on a connection of its own."""

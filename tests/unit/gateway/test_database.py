@@ -14,7 +14,7 @@ from gateway.events import EventLog, append
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     database = Database(f"sqlite:///{tmp_path / 'x.db'}", 3)
-    await database.create_tables()
+    await database.migrate()
     yield database
     await database.close()
 
