@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 IMAGES = images()
 START_S = 180
 # Estimated from the installed files: the environment, without Python's own 130 MB of the base image.
-LARGEST_MB = {"gateway": 300, "prompt": 200, "llama": 250, "models": 200}
+LARGEST_MB = {"gateway": 300, "prompt": 200, "llama": 250, "models": 200, "residency": 200}
 USER = 10001
 
 
@@ -116,6 +116,9 @@ def starts(name: str, image: Stage, variables: dict[str, str], environment: Path
     if name == "prompt":
         # Without an LLM beside it.
         variables["NARRATIVE_PROMPT__STARTUP_WAIT_S"] = "0"
+    if name == "residency":
+        # Without a GPU.
+        variables["NARRATIVE_RESIDENCY__DEVICES"] = '{"host:0": "1GiB"}'
     check = [word.replace(f":{exposed}", f":{port}") for word in image.healthcheck]
     process = as_user(image.entrypoint, variables, environment)
     try:

@@ -9,7 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml"))
-WORKLOADS = ("Deployment", "StatefulSet")
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
 Object = dict[str, Any]
 
 

@@ -40,16 +40,15 @@ def settings_in(overlay: Overlay, process: str, monkeypatch: pytest.MonkeyPatch)
     return PROCESSES[process].load()()
 
 
-@pytest.mark.parametrize("process", ["asr", "diffusion", "gateway", "llm", "prompt", "translation"])
+@pytest.mark.parametrize("process", ["asr", "diffusion", "gateway", "llm", "prompt", "residency", "translation"])
 def test_settings_are_accepted(overlay: Overlay, process: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: ProcessSettings | None = settings_in(overlay, process, monkeypatch)
+    deployed = {one["metadata"]["name"]: one for one in overlay.workloads()}
     if settings is None:
-        assert process == "llm"
-        assert "vllm" in {one["metadata"]["name"] for one in overlay.workloads()}
+        assert process in ("llm", "residency")
+        assert process == "residency" or "vllm" in deployed
         return
-    workload = DEPLOYED_AS.get(process, process)
-    kind = "StatefulSet" if process == "gateway" else "Deployment"
-    pod = pod_of(overlay.named(kind, workload))
+    pod = pod_of(deployed[DEPLOYED_AS.get(process, process)])
     ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
 
     assert settings.host == "0.0.0.0"
@@ -57,7 +56,8 @@ def test_settings_are_accepted(overlay: Overlay, process: str, monkeypatch: pyte
     assert settings.common.log_format == "json"
     if isinstance(settings, ServiceSettings):
         assert settings.metrics_port == ports["metrics"]
-        assert settings.max_connection_age_s <= 60
+        # A connection to residency lasts as long as the owner.
+        assert settings.max_connection_age_s <= 60 or process == "residency"
     if process != "llm":
         assert pod["terminationGracePeriodSeconds"] > settings.drain_s
 
@@ -110,7 +110,7 @@ def test_a_misspelt_variable_would_be_found(overlay: Overlay, monkeypatch: pytes
         PROCESSES["asr"].load()()
 
 
-# The manifests share a GPU without residency, and a training runs once, not as a service.
+# Residency is where models share a GPU, and a training runs once, not as a service.
 NOT_DEPLOYED = {"residency", "trainer"}
 
 

@@ -57,7 +57,7 @@ def test_every_image_is_installed_from_an_extra_under_the_lock(name: str) -> Non
     assert set(extras_of(name)) <= set(project["optional-dependencies"])
 
 
-@pytest.mark.parametrize("name", ["gateway", "prompt", "llama", "models"])
+@pytest.mark.parametrize("name", ["gateway", "prompt", "llama", "models", "residency"])
 def test_small_images_bring_no_torch(name: str) -> None:
     brought = closure([Requirement(f"colorized-narrative[{','.join(extras_of(name))}]")])
 

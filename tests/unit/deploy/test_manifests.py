@@ -117,7 +117,8 @@ def test_services_select_pods_that_there_are(overlay: Overlay) -> None:
 def test_every_workload_may_be_disrupted_but_not_whole(overlay: Overlay) -> None:
     budgets = names(overlay.of("PodDisruptionBudget"))
 
-    assert budgets == names(overlay.workloads())
+    # A drain leaves the pods of a DaemonSet where they are.
+    assert budgets == names(overlay.of("Deployment", "StatefulSet"))
 
 
 def test_what_is_mentioned_exists(overlay: Overlay) -> None:
@@ -208,6 +209,42 @@ class TestNetwork:
         for server, port in ports.items():
             clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, server, port)}
             assert clients == ({"prompt"} if server == llm else {"gateway"}), server
+
+
+    def test_residency_is_for_owners_of_models(self, overlay: Overlay) -> None:
+        if "residency" in names(overlay.workloads()):
+            clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, "residency", 50055)}
+            assert clients == {"asr", "diffusion", "prompt", "gateway"}
+
+    def test_development_endpoints_are_closed(self, overlay: Overlay) -> None:
+        for workload in overlay.workloads():
+            assert "VLLM_SERVER_DEV_MODE" not in overlay.environment(workload), workload["metadata"]["name"]
+
+
+def test_a_sleeping_llm_obeys_only_whom_residency_leases_it_to(tmp_path: Path) -> None:
+    components = ["gpu", "vllm", "residency", "residency/llm-sleeps", "network-policies", "pod-security"]
+    overlay = Overlay("llm-sleeps", render(with_components(tmp_path, components)))
+    vllm, prompt = overlay.named("Deployment", "vllm"), overlay.named("Deployment", "prompt")
+
+    assert overlay.environment(vllm)["VLLM_SERVER_DEV_MODE"] == "1"
+    assert {one for one in names(overlay.workloads()) if allowed(overlay, one, "vllm", 8000)} == {"prompt"}
+    assert overlay.environment(prompt)["NARRATIVE_PROMPT__RESIDENCY_TARGET"] == "dns:///residency:50055"
+    assert allowed(overlay, "prompt", "residency", 50055)
+    # A second holder would put the LLM to sleep under the first.
+    assert prompt["spec"]["replicas"] == 1
+    assert prompt["spec"]["strategy"] == {"type": "Recreate"}
+    (beside,) = pod_of(prompt)["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert beside["labelSelector"]["matchLabels"] == {"app.kubernetes.io/name": "vllm"}
+
+
+def test_residency_sees_the_gpus_of_its_node_and_takes_none(overlay: Overlay) -> None:
+    for workload in overlay.of("DaemonSet"):
+        pod = pod_of(workload)
+        assert pod["runtimeClassName"] == "nvidia"
+        assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+        assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+        assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
+        assert overlay.named("Service", workload["metadata"]["name"])["spec"]["internalTrafficPolicy"] == "Local"
 
 
 def allowed(overlay: Overlay, client: str, server: str, port: int) -> bool:
