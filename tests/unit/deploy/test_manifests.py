@@ -210,7 +210,6 @@ class TestNetwork:
             clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, server, port)}
             assert clients == ({"prompt"} if server == llm else {"gateway"}), server
 
-
     def test_residency_is_for_owners_of_models(self, overlay: Overlay) -> None:
         if "residency" in names(overlay.workloads()):
             clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, "residency", 50055)}
