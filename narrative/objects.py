@@ -1,6 +1,8 @@
 """Bytes, in a folder or in S3-compatible storage."""
 
+import atexit
 import errno
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -26,6 +28,10 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FULL = (*(f"(os error {number})" for number in NO_ROOM), "507 Insufficient Storage")
 _NO_BUCKET = "NoSuchBucket"
 log = structlog.get_logger()
+
+# obstore's threads hold on to Python for a moment after they have answered, and a process whose interpreter ends in that
+# moment is aborted: one in ten of those that wrote an object last.
+atexit.register(time.sleep, 0.1)
 
 
 class Objects:
