@@ -14,6 +14,10 @@ def make_engine(settings: DiffusionSettings) -> DiffusionEngine:
         from services.diffusion.engine_fake import FakeEngine
 
         return FakeEngine(settings)
+    if settings.engine == "vllm-omni":
+        from services.diffusion.engine_omni import OmniEngine
+
+        return OmniEngine(settings)
     from services.diffusion.engine_diffusers import DiffusersEngine
 
     return DiffusersEngine(settings)

@@ -6,19 +6,20 @@ from typing import Literal
 from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import LeasingSettings
+from services.diffusion.omni_settings import OmniSettings
 
 
-class DiffusionSettings(LeasingSettings):
+class DiffusionSettings(OmniSettings):
     """Read from ``NARRATIVE_DIFFUSION__*``."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_DIFFUSION__", extra="ignore")
 
     port: int = Field(50054, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
     max_queue: int = Field(64, ge=0, description="Pictures that may wait; one more gets RESOURCE_EXHAUSTED.")
-    engine: Literal["diffusers", "fake"] = Field(
+    engine: Literal["diffusers", "vllm-omni", "fake"] = Field(
         "diffusers",
-        description="Engine; 'fake' draws coloured squares after a fixed time, for tests.",
+        description="Engine; 'vllm-omni' asks the server at omni_url; 'fake' draws coloured squares after a fixed "
+        "time, for tests.",
     )
     models: list[str] = Field(
         ["storybook"],

@@ -1,0 +1,47 @@
+"""A vLLM-Omni server sleeps while others work; its documented endpoints are played by a small server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from services.diffusion.engine import Image, ImageRequest, Step
+from services.diffusion.engine_omni import OmniEngine
+from services.diffusion.settings import DiffusionSettings
+from tests.integration.diffusion.omni_server import FakeOmniServer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from residency_node import Node, Noted, hold
+
+
+async def test_the_picture_server_sleeps_while_others_work_and_wakes_for_a_picture(node: Node) -> None:
+    omni = FakeOmniServer()
+    server = await asyncio.start_server(omni.serve, "127.0.0.1", 0)
+    async with server:
+        settings = DiffusionSettings(
+            engine="vllm-omni",
+            omni_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1",
+            omni_bytes=70,
+            omni_device="host:0",
+            residency_target=node.target,
+        )
+        engine = OmniEngine(settings)
+
+        def draw() -> list[Step | Image]:
+            return list(engine.generate(ImageRequest("a red house", seed=1, num_images=2)))
+
+        try:
+            await asyncio.to_thread(engine.load)
+            assert omni.asleep
+            whisper = node.owner("asr", whisper=(60, Noted()))
+            for _ in range(2):
+                pictures = await asyncio.gather(asyncio.to_thread(draw), asyncio.to_thread(draw))
+                assert [len(one) for one in pictures] == [2, 2]
+                assert not omni.asleep
+                await asyncio.to_thread(hold, whisper, "whisper")
+                assert omni.asleep
+        finally:
+            await asyncio.to_thread(engine.close)
+    assert omni.drawn_asleep == 0
+    assert omni.posts == ["/sleep?level=1"] + ["/wake_up", "/sleep?level=1"] * 2
