@@ -29,8 +29,8 @@ _FULL = (*(f"(os error {number})" for number in NO_ROOM), "507 Insufficient Stor
 _NO_BUCKET = "NoSuchBucket"
 log = structlog.get_logger()
 
-# obstore's threads hold on to Python for a moment after they have answered, and a process whose interpreter ends in that
-# moment is aborted: one in ten of those that wrote an object last.
+# obstore's threads hold on to Python for a moment after they have answered, and a process whose interpreter ends in
+# that moment is aborted: one in ten of those that wrote an object last.
 atexit.register(time.sleep, 0.1)
 
 
