@@ -11,8 +11,8 @@ import yaml
 from pydantic import ByteSize, TypeAdapter
 from rendering import ROOT, Overlay, pod_of
 
-from narrative.cli.plan import RESERVE_BYTES, make_plan, shares
-from narrative.profiles import load_profile
+from narrative.cli.plan import RESERVE_BYTES, Plan, make_plan, shares
+from narrative.profiles import Turn, load_profile
 
 SIZES = {"24gb": "24GiB", "48gb": "48GiB", "80gb": "80GB"}
 LLM = "qwen2.5-3b-instruct"
@@ -36,15 +36,38 @@ def composed(*options: str) -> dict[str, Any]:
     return services
 
 
-@pytest.mark.parametrize(("size", "gpu"), SIZES.items())
-def test_the_share_is_one_that_the_plan_allows(size: str, gpu: str) -> None:
+def plan_for(gpu: str, *, llm_sleeps: bool = False) -> tuple[Plan, Turn, int]:
+    """The plan, the LLM in it, and the bytes of the GPU."""
     total = int(TypeAdapter(ByteSize).validate_python(gpu))
     turns = load_profile("single-gpu").turns
-    plan = make_plan(turns, total - RESERVE_BYTES)
+    if llm_sleeps:
+        turns = [turn.model_copy(update={"stays": False}) for turn in turns]
     (llm,) = [turn for turn in turns if turn.model == LLM]
+    return make_plan(turns, total - RESERVE_BYTES), llm, total
+
+
+@pytest.mark.parametrize(("size", "gpu"), SIZES.items())
+def test_the_share_is_one_that_the_plan_allows(size: str, gpu: str) -> None:
+    plan, llm, total = plan_for(gpu)
     least, most = shares(llm, plan, total)
     assert not plan.swaps
     assert least <= float(of_compose(size)["LLM_GPU_SHARE"]) <= most
+
+
+def test_on_the_smallest_the_llm_sleeps_as_the_plan_says() -> None:
+    plan, llm, total = plan_for("16GiB", llm_sleeps=True)
+    services = composed(f"--env-file={ROOT / 'deploy' / 'gpu' / '16gb.env'}")
+    share, _ = shares(llm, plan, total)
+    assert llm in plan.swaps
+    assert {f"--gpu-memory-utilization={share}", "--enable-sleep-mode"} <= set(services["llama"]["command"])
+    assert services["llama"]["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "ports" not in services["llama"]
+    prompt, residency = (services[name]["environment"] for name in ("prompt", "residency"))
+    # Booked is no less than vLLM may take.
+    booked = int(TypeAdapter(ByteSize).validate_python(prompt["NARRATIVE_PROMPT__RESIDENCY_BYTES"]))
+    assert share * total <= booked <= llm.num_bytes + plan.left_bytes
+    assert prompt["NARRATIVE_PROMPT__RESIDENCY_TARGET"] == "dns:///residency:50055"
+    assert json.loads(residency["NARRATIVE_RESIDENCY__PINNED"]) == [turn.model for turn in plan.stays]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -57,6 +80,12 @@ def test_compose_hands_the_settings_to_vllm(size: str) -> None:
     assert "--enable-prefix-caching" in command
     environment = services["prompt"]["environment"]
     assert environment["NARRATIVE_PROMPT__LLM_MAX_CONCURRENCY"] == chosen["LLM_MAX_NUM_SEQS"]
+
+
+def test_a_llm_that_stays_hides_its_development_endpoints() -> None:
+    services = composed()
+    assert services["llama"]["environment"]["VLLM_SERVER_DEV_MODE"] == "0"
+    assert services["prompt"]["environment"]["NARRATIVE_PROMPT__RESIDENCY_TARGET"] == ""
 
 
 def test_without_a_size_compose_is_for_24_gb() -> None:
