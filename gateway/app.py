@@ -42,7 +42,7 @@ from narrative.runtime.tracing import client_interceptors
 
 log = structlog.get_logger()
 _SWEEP_EVERY_S = 3600.0
-_UPLOAD_PATHS = frozenset({"/v1/narratives", "/v1/uploads", "/v1/datasets", "/v1/audio/transcriptions"})
+_UPLOAD_PATHS = frozenset({"/v1/narratives", "/v1/uploads", "/v1/datasets", "/v1/audio/transcriptions", "/v1/adapters"})
 
 
 def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:

@@ -140,6 +140,22 @@ class Services:
             finally:
                 call.cancel()
 
+    async def import_adapter(self, request: diffusion_pb2.ImportAdapterRequest) -> None:
+        """Has a LoRA file of the object store published as an adapter."""
+        with rpc_errors("diffusion"):
+            await self._diffusion.ImportAdapter(
+                request, timeout=self._settings.adapter_deadline_s, metadata=call_metadata()
+            )
+
+    async def kohya_adapter(self, name: str) -> str:
+        """Key in the object store of an adapter in kohya's form."""
+        request = diffusion_pb2.ExportAdapterRequest(name=name, form=diffusion_pb2.ADAPTER_FORM_KOHYA)
+        with rpc_errors("diffusion"):
+            response = await self._diffusion.ExportAdapter(
+                request, timeout=self._settings.adapter_deadline_s, metadata=call_metadata()
+            )
+            return str(response.object)
+
     async def models(self, service: str) -> list[common_pb2.Model]:
         """What a service can be asked for; an answer is kept for a while."""
         kept = self._models.get(service)

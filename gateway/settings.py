@@ -41,6 +41,7 @@ class GatewaySettings(ProcessSettings):
     prompt_deadline_s: float = Field(600.0, gt=0, description="Longest the description of a speaker may take.")
     translation_deadline_s: float = Field(300.0, gt=0, description="Longest a translation may take, in seconds.")
     diffusion_deadline_s: float = Field(1800.0, gt=0, description="Longest the pictures of a speaker may take.")
+    adapter_deadline_s: float = Field(300.0, gt=0, description="Longest an adapter may take to come in or go out.")
     trainer_deadline_s: float = Field(7 * 24 * 3600.0, gt=0, description="Longest a training may take, in seconds.")
     list_deadline_s: float = Field(2.0, gt=0, description="Longest a question for models or health may take.")
     models_ttl_s: float = Field(30.0, ge=0, description="Seconds for which an answer about models is kept.")

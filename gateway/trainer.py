@@ -32,9 +32,14 @@ class Trainer:
         """The recipes and what may be set."""
         return list((await self._ask("ListRecipes", trainer_pb2.ListRecipesRequest())).recipes)
 
-    async def check(self, recipe: str, settings: str) -> None:
-        """Raises what ``train`` would raise about the recipe and its settings (a JSON object)."""
-        await self._ask("CheckTraining", trainer_pb2.CheckTrainingRequest(recipe=recipe, settings=settings))
+    async def check(self, recipe: str, settings: str) -> str:
+        """What the result will be published as, such as "adapters/seal"; "" where it will not be.
+
+        Raises:
+            NarrativeError: what ``train`` would raise about the recipe and its settings (a JSON object).
+        """
+        request = trainer_pb2.CheckTrainingRequest(recipe=recipe, settings=settings)
+        return str((await self._ask("CheckTraining", request)).publishes)
 
     async def train(self, request: trainer_pb2.TrainRequest) -> AsyncIterator[trainer_pb2.TrainResponse]:
         """Trains, and yields what happens; leaving early stops the training at a checkpoint."""
@@ -50,14 +55,6 @@ class Trainer:
     async def forget(self, job_id: str) -> None:
         """Drops data and checkpoints of a training."""
         await self._ask("ForgetTraining", trainer_pb2.ForgetTrainingRequest(job_id=job_id))
-
-    async def adapters(self) -> list[trainer_pb2.TrainedAdapter]:
-        """The adapters that pictures can be drawn with."""
-        return list((await self._ask("ListAdapters", trainer_pb2.ListAdaptersRequest())).adapters)
-
-    async def delete_adapter(self, name: str) -> None:
-        """Removes an adapter."""
-        await self._ask("DeleteAdapter", trainer_pb2.DeleteAdapterRequest(name=name))
 
     async def missing(self) -> str:
         """Why it cannot be used now; "" where it can, or where there is none to be used."""

@@ -89,7 +89,7 @@ class Registry:
         earlier = await self._find(name)
         for file, path in files.items():
             with path.open("rb") as opened:
-                await self._objects.put(self._key(entry, file), opened)
+                await self._objects.put(self.key(entry, file), opened)
         text = json.dumps(asdict(entry), ensure_ascii=False, default=str)
         await self._objects.put(f"{self._kind}/{name}/{ENTRY_NAME}", text.encode())
         if earlier is not None and earlier.version != version:
@@ -131,7 +131,7 @@ class Registry:
 
     def stream(self, entry: Entry, file: str) -> AsyncIterator[bytes]:
         """Yields the bytes of a file of an entry; raises NotFound where it was replaced meanwhile."""
-        return self._objects.stream(self._key(entry, file))
+        return self._objects.stream(self.key(entry, file))
 
     async def fetch(self, entry: Entry, folder: Path) -> None:
         """Brings the files of an entry into ``folder``.
@@ -160,7 +160,8 @@ class Registry:
             return None
         return Entry(**{**content, "files": tuple(_stored_file(file) for file in content["files"])})
 
-    def _key(self, entry: Entry, file: str) -> str:
+    def key(self, entry: Entry, file: str) -> str:
+        """Where in the object store a file of an entry is, or something made of it that is to go with it."""
         return f"{self._kind}/{entry.name}/{entry.version}/{file}"
 
     def _check(self, name: str) -> None:

@@ -1,15 +1,23 @@
-"""What can be taught, and what has been: recipes and adapters."""
+"""What pictures can be drawn with besides a model: recipes that teach it, adapters, and LoRA files in and out."""
 
 import json
-from typing import Annotated, Any
+import secrets
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, File, Form, Path, Query, Response, UploadFile
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from gateway.parts import Parts
+from gateway.parts import Gateway, Parts
 from gateway.problems import responses
+from narrative.errors import AdapterNotFound
+from narrative.registry import ADAPTERS, Entry, Registry
+from narrative.v1 import diffusion_pb2
 
 router = APIRouter(prefix="/v1", tags=["fine-tuning"])
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+AdapterName = Annotated[str, Path(pattern=_NAME, description="Name of an adapter.")]
 
 
 class Recipe(BaseModel):
@@ -30,10 +38,13 @@ class Adapter(BaseModel):
     """An adapter that pictures can be drawn with."""
 
     name: str = Field(description="For `adapters` of a narrative or a picture.")
+    created_at: str = Field(description="UTC, RFC 3339.")
     size_bytes: int
-    training: dict[str, Any] | None = Field(
-        description="What it was made of: base, rank, trigger_word, data_digest, licence; null where that is not known."
+    sha256: str = Field(description="Of its weights in diffusers' form.")
+    training: dict[str, Any] = Field(
+        description="What is known of it: base, rank, alpha, trigger_word, metrics, data_digest, licence and more."
     )
+    links: dict[str, str] = Field(description="Paths of its weights, by form.")
 
 
 class AdapterList(BaseModel):
@@ -57,20 +68,88 @@ async def recipes(gateway: Parts) -> RecipeList:
 @router.get("/adapters", responses=responses(401, 503))
 async def adapters(gateway: Parts) -> AdapterList:
     """Lists the adapters."""
-    found = await gateway.trainer.adapters()
-    return AdapterList(
-        data=[
-            Adapter(
-                name=adapter.name,
-                size_bytes=adapter.size_bytes,
-                training=json.loads(adapter.description) if adapter.description else None,
-            )
-            for adapter in found
-        ]
-    )
+    return AdapterList(data=[shown(entry) for entry in await _registry(gateway).entries()])
+
+
+@router.post("/adapters", status_code=201, responses=responses(401, 404, 409, 413, 422, 503))
+async def publish(
+    file: Annotated[UploadFile, File(description="LoRA of Stable Diffusion or SDXL, safetensors, in any usual form.")],
+    name: Annotated[str, Form(pattern=_NAME, description="Name to draw with.")],
+    response: Response,
+    gateway: Parts,
+    base: Annotated[str, Form(max_length=200, description="Model it is for; found by its shapes if left out.")] = "",
+    alpha: Annotated[
+        float | None,
+        Form(gt=0, allow_inf_nan=False, description="Of a file in peft's own form, which does not hold it."),
+    ] = None,
+    trigger_word: Annotated[str, Form(max_length=1000, description="What to write into prompts.")] = "",
+    licence: Annotated[str, Form(max_length=1000, description="Licence of the adapter.")] = "",
+) -> Adapter:
+    """Publishes a LoRA file that was made elsewhere, in kohya's, diffusers' or peft's form.
+
+    It must fit, by the names and shapes of its layers, a model that pictures are drawn with here. Pickles are refused.
+    """
+    # Where what is cut off on its way goes by itself.
+    key = f"uploads/{secrets.token_hex(16)}"
+    try:
+        await gateway.objects.put(f"{key}/adapter", file.file)
+        request = diffusion_pb2.ImportAdapterRequest(
+            name=name, object=f"{key}/adapter", base=base, alpha=alpha, trigger_word=trigger_word, licence=licence
+        )
+        await gateway.services.import_adapter(request)
+    finally:
+        await gateway.objects.delete_folder(key)
+    response.headers["Location"] = f"/v1/adapters/{name}"
+    return shown(await _registry(gateway).entry(name))
+
+
+@router.get("/adapters/{name}", responses=responses(401, 404, 422, 503))
+async def show(name: AdapterName, gateway: Parts) -> Adapter:
+    """Shows an adapter."""
+    return shown(await _registry(gateway).entry(name))
+
+
+@router.get(
+    "/adapters/{name}/weights",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}, **responses(401, 404, 422, 503)},
+)
+async def weights(
+    name: AdapterName,
+    gateway: Parts,
+    format_: Annotated[
+        Literal["peft", "kohya"],
+        Query(alias="format", description="peft: as diffusers and peft load it; kohya: for most other tools."),
+    ] = "peft",
+) -> StreamingResponse:
+    """An adapter's weights as a safetensors file."""
+    entry = await _registry(gateway).entry(name)
+    key = _registry(gateway).key(entry, entry.files[0].name)
+    if format_ == "kohya":
+        key = await gateway.services.kohya_adapter(name)
+    size = await gateway.objects.size(key)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.safetensors"', "Content-Length": str(size)}
+    return StreamingResponse(gateway.objects.stream(key), media_type="application/octet-stream", headers=headers)
 
 
 @router.delete("/adapters/{name}", status_code=204, responses=responses(401, 404, 422, 503))
-async def delete(name: Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")], gateway: Parts) -> None:
+async def delete(name: AdapterName, gateway: Parts) -> None:
     """Removes an adapter."""
-    await gateway.trainer.delete_adapter(name)
+    await _registry(gateway).delete(name)
+
+
+def shown(entry: Entry) -> Adapter:
+    """An adapter as callers see it."""
+    path = f"/v1/adapters/{entry.name}/weights"
+    return Adapter(
+        name=entry.name,
+        created_at=entry.created_at,
+        size_bytes=entry.size_bytes,
+        sha256=entry.files[0].sha256,
+        training=dict(entry.description),
+        links={"peft": path, "kohya": f"{path}?format=kohya"},
+    )
+
+
+def _registry(gateway: Gateway) -> Registry:
+    return Registry(gateway.objects, ADAPTERS, AdapterNotFound)

@@ -17,7 +17,7 @@ _IDEMPOTENT = {
     "narrative.v1.PromptService": ["NormalizeText", "DescribeSpeaker"],
     "narrative.v1.TranslationService": ["Translate"],
     "narrative.v1.DiffusionService": ["CheckImages", "GenerateImages"],
-    "narrative.v1.TrainerService": ["ListRecipes", "CheckTraining", "ListAdapters"],
+    "narrative.v1.TrainerService": ["ListRecipes", "CheckTraining"],
 }
 _SERVICE_CONFIG = json.dumps(
     {

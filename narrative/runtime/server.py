@@ -68,7 +68,9 @@ class ModelServicer(common_pb2_grpc.ModelServiceServicer):
     async def ListModels(
         self, request: common_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> common_pb2.ListModelsResponse:
-        return common_pb2.ListModelsResponse(models=self._models())
+        # Some ask the object store for what was trained meanwhile.
+        models = await asyncio.to_thread(lambda: list(self._models()))
+        return common_pb2.ListModelsResponse(models=models)
 
 
 class ServiceServer:

@@ -1,8 +1,7 @@
 """The transcription models that can be asked for: those of the settings, and those that the trainer published."""
 
+import asyncio
 import contextlib
-import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -11,7 +10,9 @@ from pathlib import Path
 import structlog
 
 from narrative.catalogue import Catalogue
-from narrative.errors import NarrativeError, WeightsError
+from narrative.errors import InvalidParameter, ModelNotFound, NarrativeError, NotFound, WeightsError
+from narrative.objects import Objects
+from narrative.registry import SPEECH_MODELS, Entry, LocalCopies, Registry
 from narrative.runtime.residency import ResidencyClient
 from services.asr.engine import ModelInfo
 from services.asr.options import check_model
@@ -19,24 +20,23 @@ from services.asr.settings import AsrSettings
 from services.asr.whisper import Whisper
 
 log = structlog.get_logger()
-# The card comes last when a model is published, so what has one is whole.
 CARD = "model-card.json"
-# A name is one path component: it cannot climb out of the folder.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ENGINE = "faster-whisper"
 
 
 class TranscriptionModels:
     """Models of the settings stay in memory; published ones are loaded when they are first asked for.
 
-    The folder of published models is looked at with every request, so that a model that was trained a moment ago can
-    be used at once. A published model does not hide one of the settings.
+    The object store is looked at with every request for one, so that a model that was trained a moment ago can be used
+    at once; a copy is kept in a folder. A published model does not hide one of the settings.
 
     Under residency "in memory" means in the books of the residency service: weights are on the device under a lease.
     """
 
     def __init__(self, settings: AsrSettings) -> None:
         self._settings = settings
+        self._registry = Registry(Objects(settings.objects_url), SPEECH_MODELS, ModelNotFound, "model")
+        self._copies = LocalCopies(self._registry, settings.published_models)
         self._residency: ResidencyClient | None = None
         self._infos: dict[str, ModelInfo] = {}
         self._configured: dict[str, Whisper] = {}
@@ -76,8 +76,15 @@ class TranscriptionModels:
         self._published.clear()
 
     def infos(self) -> dict[str, ModelInfo]:
-        """What can be asked for now, by name, the default first."""
-        return self._infos | {name: info for name, info in self._find_published() if name not in self._infos}
+        """What can be asked for now, by name, the default first; blocks while it asks the object store."""
+        try:
+            published = asyncio.run(self._registry.entries())
+        except NarrativeError as error:
+            # That must not keep anybody from the models of the settings.
+            log.warning("published models cannot be listed", error=error.message)
+            published = []
+        found = {entry.name: _info(entry) for entry in published if entry.name not in self._infos}
+        return self._infos | {name: info for name, info in found.items() if info is not None}
 
     def info(self, name: str) -> ModelInfo:
         """One of them; "" is the default.
@@ -85,9 +92,17 @@ class TranscriptionModels:
         Raises:
             ModelNotFound: names those there are.
         """
-        infos = self.infos()
-        check_model(name, infos)
-        return infos[name or next(iter(infos))]
+        if not name or name in self._infos:
+            return self._infos[name or next(iter(self._infos))]
+        try:
+            info = _info(asyncio.run(self._registry.entry(name)))
+        except (NotFound, InvalidParameter):
+            info = None
+        if info is None:
+            infos = self.infos()
+            check_model(name, infos)
+            return infos[name]
+        return info
 
     @contextlib.contextmanager
     def using(self, name: str, cancelled: threading.Event) -> Iterator[Whisper]:
@@ -116,7 +131,7 @@ class TranscriptionModels:
             return self._configured[name]
         with self._lock:
             self.info(name)
-            folder = self._settings.published_models / name
+            folder = asyncio.run(self._copies.folder_of(name))
             version = (folder / CARD).stat().st_mtime_ns
             held = self._published.pop(name, None)
             if held is None or held[0] != version:
@@ -127,18 +142,6 @@ class TranscriptionModels:
             while len(self._published) > self._settings.max_published_models:
                 self._forget(self._published.popitem(last=False)[0])
             return held[1]
-
-    def _find_published(self) -> Iterator[tuple[str, ModelInfo]]:
-        for card in sorted(self._settings.published_models.glob(f"*/{CARD}")):
-            name = card.parent.name
-            try:
-                about = json.loads(card.read_text(encoding="utf-8"))
-                languages = tuple(map(str, about["languages"]))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("published model left out", model=name, error=str(error))
-                continue
-            if _NAME.fullmatch(name):
-                yield name, ModelInfo(name, "transcription", _ENGINE, str(about.get("licence", "")), languages)
 
     def _open(self, name: str, folder: Path) -> Whisper:
         settings = self._settings
@@ -166,6 +169,16 @@ class TranscriptionModels:
     def _forget(self, name: str) -> None:
         if self._residency is not None:
             self._residency.remove(name)
+
+
+def _info(entry: Entry) -> ModelInfo | None:
+    """What is told of a published model; None where its card says too little to use it."""
+    try:
+        languages = tuple(map(str, entry.description["languages"]))
+    except (KeyError, TypeError) as error:
+        log.warning("published model left out", model=entry.name, error=repr(error))
+        return None
+    return ModelInfo(entry.name, "transcription", _ENGINE, str(entry.description.get("licence", "")), languages)
 
 
 def weight_bytes(folder: Path, compute_type: str) -> int:

@@ -28,7 +28,12 @@ class AsrSettings(LeasingSettings):
     )
     published_dir: Path | None = Field(
         None,
-        description="Folder of models that the trainer published, one folder each; data_dir/speech-models if unset.",
+        description="Folder for copies of models that the trainer published; data_dir/speech-model-copies if unset.",
+    )
+    object_store_url: str = Field(
+        "",
+        description="Where published models are, the gateway's own folder or s3://bucket/prefix; data_dir/objects if "
+        "unset.",
     )
     max_published_models: int = Field(2, ge=1, description="Published models kept in memory beside those of `models`.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where models run.")
@@ -84,8 +89,13 @@ class AsrSettings(LeasingSettings):
 
     @property
     def published_models(self) -> Path:
-        """The folder of published models, wherever it was set."""
-        return self.published_dir or self.common.data_dir / "speech-models"
+        """The folder of copies of published models, wherever it was set."""
+        return self.published_dir or self.common.data_dir / "speech-model-copies"
+
+    @property
+    def objects_url(self) -> str:
+        """The object store, wherever it was set."""
+        return self.object_store_url or str(self.common.data_dir / "objects")
 
     @field_validator("scratch_dir")
     @classmethod

@@ -50,6 +50,24 @@ class ImageRequest:
 
 
 @dataclass(frozen=True)
+class AdapterFile:
+    """A LoRA file that is to become an adapter.
+
+    Attributes:
+        key: where in the object store it lies.
+        base: model it is for; empty for the first that it fits.
+        alpha: of a file in peft's own form, which does not hold it; None for every other.
+    """
+
+    name: str
+    key: str
+    base: str = ""
+    alpha: float | None = None
+    trigger_word: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class Step:
     """Denoising step ``step`` (from 1) of ``num_steps`` of picture ``image_index`` (from 0) is done."""
 
@@ -144,4 +162,22 @@ class DiffusionEngine(Protocol):
 
         Raises:
             OutOfMemory: the device has no room for pictures of this size.
+        """
+
+    def publish_adapter(self, asked: AdapterFile) -> None:
+        """Publishes a LoRA file as an adapter; blocks.
+
+        Raises:
+            InvalidInput: it is no plain LoRA in a safetensors file, or fits none of the models.
+            ModelNotFound, NotFound: there is no such base, or no such object.
+            Conflict: there is an adapter of this name.
+            PayloadTooLarge: it is larger than is accepted.
+        """
+
+    def kohya_adapter(self, name: str) -> str:
+        """Where in the object store an adapter lies in kohya's form; blocks while that is made.
+
+        Raises:
+            AdapterNotFound: no such adapter.
+            InvalidInput: it cannot be had in this form.
         """

@@ -12,11 +12,13 @@ import torch
 
 from narrative.catalogue import Catalogue
 from narrative.errors import WeightsError
+from narrative.objects import Objects
 from narrative.runtime.residency import ResidencyClient
-from services.diffusion.adapters import AdapterFolder
+from services.diffusion.adapters import AdapterCache
 from services.diffusion.blocking import generate
 from services.diffusion.drawing_thread import Batch, DrawingThread, Order
-from services.diffusion.engine import Emit, Image, ImageRequest, ModelInfo, Step
+from services.diffusion.engine import AdapterFile, Emit, Image, ImageRequest, ModelInfo, Step
+from services.diffusion.exchange import AdapterExchange
 from services.diffusion.model_folder import ModelCard, read_card
 from services.diffusion.pipelines import LoadedModel, quiet_libraries
 from services.diffusion.plan import Planner
@@ -32,7 +34,8 @@ class DiffusersEngine:
     def __init__(self, settings: DiffusionSettings, catalogue: Catalogue | None = None) -> None:
         self._settings = settings
         self._catalogue = catalogue
-        self._adapters = AdapterFolder(settings.adapters_folder)
+        self._objects = Objects(settings.objects_url)
+        self._adapters = AdapterCache(self._objects, settings.adapters_folder)
         self._thread = DrawingThread(self._draw, settings)
         self._cards: list[ModelCard] = []
         self._loaded: dict[str, LoadedModel] = {}
@@ -85,6 +88,15 @@ class DiffusersEngine:
 
     def generate(self, request: ImageRequest) -> Generator[Step | Image, None, None]:
         return generate(self, request)
+
+    def publish_adapter(self, asked: AdapterFile) -> None:
+        self._exchange().publish(asked)
+
+    def kohya_adapter(self, name: str) -> str:
+        return self._exchange().in_kohya_form(name)
+
+    def _exchange(self) -> AdapterExchange:
+        return AdapterExchange(self._objects, self._cards, self._settings.max_adapter_bytes)
 
     def _draw(self, batch: Batch) -> None:
         model = self._loaded[batch.pictures[0].settings.model]

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import PIL.Image
 
-from services.diffusion.adapters import AdapterFolder
+from narrative.errors import InvalidInput
+from narrative.objects import Objects
+from services.diffusion.adapters import AdapterCache
 from services.diffusion.blocking import generate
 from services.diffusion.drawing_thread import Batch, DrawingThread, Drawn, Order
-from services.diffusion.engine import Emit, Image, ImageRequest, ModelInfo, Step
+from services.diffusion.engine import AdapterFile, Emit, Image, ImageRequest, ModelInfo, Step
 from services.diffusion.model_folder import EPSILON_SCHEDULERS, ModelCard
 from services.diffusion.plan import Planner
 from services.diffusion.png import encode_png
@@ -27,7 +29,9 @@ class FakeEngine:
     def __init__(self, settings: DiffusionSettings) -> None:
         self._settings = settings
         self._cards = [_card("fake", "text-to-image"), _card("fake-edit", "image-editing")]
-        self._planner = Planner(self._cards, AdapterFolder(settings.adapters_folder), settings)
+        self._planner = Planner(
+            self._cards, AdapterCache(Objects(settings.objects_url), settings.adapters_folder), settings
+        )
         self._thread = DrawingThread(self._draw, settings)
         self._closed = threading.Event()
 
@@ -49,6 +53,12 @@ class FakeEngine:
 
     def generate(self, request: ImageRequest) -> Generator[Step | Image, None, None]:
         return generate(self, request)
+
+    def publish_adapter(self, asked: AdapterFile) -> None:
+        raise InvalidInput("the fake engine has no model that an adapter could fit")
+
+    def kohya_adapter(self, name: str) -> str:
+        raise InvalidInput("the fake engine has no model that an adapter could fit")
 
     def _draw(self, batch: Batch) -> None:
         started_s = time.monotonic()

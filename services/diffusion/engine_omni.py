@@ -16,6 +16,7 @@ import structlog
 
 from narrative.errors import (
     Cancelled,
+    InvalidParameter,
     ModelOutputInvalid,
     NarrativeError,
     QueueFull,
@@ -25,7 +26,7 @@ from narrative.runtime.metrics import QUEUE_DEPTH, RUNNING
 from narrative.runtime.residency import ResidencyClient
 from narrative.runtime.vllm import ServerLeases, VllmServer
 from services.diffusion.blocking import generate
-from services.diffusion.engine import Emit, Finished, Image, ImageRequest, ModelInfo, Step, Ticket
+from services.diffusion.engine import AdapterFile, Emit, Finished, Image, ImageRequest, ModelInfo, Step, Ticket
 from services.diffusion.omni_client import OmniClient
 from services.diffusion.omni_request import OmniPicture, pictures_of
 from services.diffusion.png import encode_png
@@ -129,6 +130,12 @@ class OmniEngine:
 
     def generate(self, request: ImageRequest) -> Generator[Step | Image, None, None]:
         return generate(self, request)
+
+    def publish_adapter(self, asked: AdapterFile) -> None:
+        raise InvalidParameter("engine vllm-omni has no adapters; engine diffusers takes them", field="name")
+
+    def kohya_adapter(self, name: str) -> str:
+        raise InvalidParameter("engine vllm-omni has no adapters; engine diffusers takes them", field="name")
 
     def _begin(self, order: OmniOrder) -> None:
         order.task = asyncio.create_task(self._draw_all(order))

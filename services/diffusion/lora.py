@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from narrative.errors import InvalidParameter
-from services.diffusion.adapters import AdapterFolder
+from services.diffusion.adapters import AdapterCache
 from services.diffusion.engine import Adapter
 
 
@@ -19,7 +19,7 @@ class ActiveAdapters:
         most: adapters kept in memory.
     """
 
-    def __init__(self, pipeline: Any, folder: AdapterFolder, most: int) -> None:
+    def __init__(self, pipeline: Any, folder: AdapterCache, most: int) -> None:
         self._pipeline = pipeline
         self._folder = folder
         self._most = most

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from narrative.errors import InvalidParameter, OutOfMemory, WeightsError
-from services.diffusion.adapters import AdapterFolder
+from services.diffusion.adapters import AdapterCache
 from services.diffusion.drawing_thread import Batch, Drawn
 from services.diffusion.encoding import dropped_text, encode
 from services.diffusion.lora import ActiveAdapters
@@ -39,7 +39,7 @@ class LoadedModel:
         WeightsError: the folder cannot be loaded.
     """
 
-    def __init__(self, card: ModelCard, adapters: AdapterFolder, settings: DiffusionSettings) -> None:
+    def __init__(self, card: ModelCard, adapters: AdapterCache, settings: DiffusionSettings) -> None:
         self.card = card
         self._tiling_px = settings.vae_tiling_px
         self._device = pick_device(settings.device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import PIL.Image
 
 from narrative.errors import InvalidParameter, ModelNotFound
-from services.diffusion.adapters import AdapterFolder
+from services.diffusion.adapters import AdapterCache
 from services.diffusion.engine import Adapter, ImageRequest
 from services.diffusion.model_folder import ModelCard
 from services.diffusion.settings import DiffusionSettings
@@ -49,7 +49,7 @@ class Picture:
 class Planner:
     """Checks requests against the models, the adapters folder and the limits of the settings."""
 
-    def __init__(self, cards: Sequence[ModelCard], adapters: AdapterFolder, limits: DiffusionSettings) -> None:
+    def __init__(self, cards: Sequence[ModelCard], adapters: AdapterCache, limits: DiffusionSettings) -> None:
         self._cards = {card.id: card for card in cards}
         self._adapters = adapters
         self._limits = limits

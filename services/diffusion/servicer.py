@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 import grpc
 
-from narrative.errors import InvalidInput, PayloadTooLarge
+from narrative.errors import InvalidInput, InvalidParameter, PayloadTooLarge
+from narrative.runtime.executor import BoundedExecutor
 from narrative.v1 import common_pb2, diffusion_pb2, diffusion_pb2_grpc
-from services.diffusion.engine import Adapter, DiffusionEngine, Event, Finished, Image, ImageRequest, Step
+from services.diffusion.engine import Adapter, AdapterFile, DiffusionEngine, Event, Finished, Image, ImageRequest, Step
 
 CHUNK_BYTES = 256 * 1024
 DISCARD_S = 1.0
@@ -28,6 +29,8 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
     def __init__(self, engine: DiffusionEngine, max_upload_bytes: int) -> None:
         self._engine = engine
         self._max_upload_bytes = max_upload_bytes
+        # A LoRA file may take a gigabyte of memory while it is looked at.
+        self._exchange = BoundedExecutor("diffusion-adapters", 1, 8)
 
     async def CheckImages(
         self,
@@ -71,6 +74,32 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                 else:
                     for chunk in _chunks(event):
                         yield diffusion_pb2.EditImagesResponse(chunk=chunk)
+
+    async def ImportAdapter(
+        self,
+        request: diffusion_pb2.ImportAdapterRequest,
+        context: grpc.aio.ServicerContext[diffusion_pb2.ImportAdapterRequest, diffusion_pb2.ImportAdapterResponse],
+    ) -> diffusion_pb2.ImportAdapterResponse:
+        asked = AdapterFile(
+            request.name,
+            request.object,
+            request.base,
+            request.alpha if request.HasField("alpha") else None,
+            request.trigger_word,
+            request.licence,
+        )
+        await self._exchange.run(lambda: self._engine.publish_adapter(asked))
+        return diffusion_pb2.ImportAdapterResponse()
+
+    async def ExportAdapter(
+        self,
+        request: diffusion_pb2.ExportAdapterRequest,
+        context: grpc.aio.ServicerContext[diffusion_pb2.ExportAdapterRequest, diffusion_pb2.ExportAdapterResponse],
+    ) -> diffusion_pb2.ExportAdapterResponse:
+        if request.form != diffusion_pb2.ADAPTER_FORM_KOHYA:
+            raise InvalidParameter("form: ADAPTER_FORM_KOHYA is accepted", field="form")
+        key = await self._exchange.run(lambda: self._engine.kohya_adapter(request.name))
+        return diffusion_pb2.ExportAdapterResponse(object=key)
 
     async def _receive(self, messages: AsyncIterator[diffusion_pb2.EditImagesRequest]) -> ImageRequest:
         options: diffusion_pb2.EditOptions | None = None

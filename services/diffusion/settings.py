@@ -27,8 +27,15 @@ class DiffusionSettings(OmniSettings):
         description="Catalogue ids or paths of diffusers folders; the first of each task is its default.",
     )
     adapters_dir: Path | None = Field(
-        None, description="Folder of LoRA adapters, one folder or .safetensors file each; data_dir/adapters if unset."
+        None,
+        description="Folder for copies of the LoRA adapters that are drawn with; data_dir/adapter-copies if unset.",
     )
+    object_store_url: str = Field(
+        "",
+        description="Where published adapters are, the gateway's own folder or s3://bucket/prefix; data_dir/objects if "
+        "unset.",
+    )
+    max_adapter_bytes: ByteSize = Field(ByteSize(2 << 30), description="Largest LoRA file that is imported.")
     max_loaded_adapters: int = Field(8, ge=1, description="Adapters kept in memory beside each model.")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto takes CUDA if it works.")
@@ -75,5 +82,10 @@ class DiffusionSettings(OmniSettings):
 
     @property
     def adapters_folder(self) -> Path:
-        """The adapters folder, wherever it was set."""
-        return self.adapters_dir or self.common.data_dir / "adapters"
+        """The folder of copies, wherever it was set."""
+        return self.adapters_dir or self.common.data_dir / "adapter-copies"
+
+    @property
+    def objects_url(self) -> str:
+        """The object store, wherever it was set."""
+        return self.object_store_url or str(self.common.data_dir / "objects")

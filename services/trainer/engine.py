@@ -82,7 +82,7 @@ class TrainingResult:
     """The end of a training.
 
     Attributes:
-        adapter: name to draw with it by; empty where the result is no such adapter.
+        adapter: name to draw with it by; empty where the result is no such adapter, or was not published.
         measures: JSON object of what the recipe measured.
     """
 
@@ -102,8 +102,12 @@ class TrainerEngine(Protocol):
 
     def recipes(self) -> Sequence[Recipe]: ...
 
-    def check(self, recipe: str, settings: str) -> None:
-        """Raises NotFound or InvalidParameter where ``train`` would."""
+    def check(self, recipe: str, settings: str) -> str:
+        """What the result will be published as, such as "adapters/seal"; "" where it will not be.
+
+        Raises:
+            NotFound, InvalidParameter: as ``train``.
+        """
         ...
 
     def train(self, training: Training, cancelled: Event) -> Iterator[TrainingEvent]:

@@ -27,7 +27,6 @@ from narrative.errors import (
 )
 from narrative.objects import Objects
 from services.trainer import recipe_settings
-from services.trainer.adapters import WEIGHTS_NAME
 from services.trainer.engine import (
     Recipe,
     Training,
@@ -65,7 +64,7 @@ class ProcessEngine:
 
     def load(self) -> None:
         """Makes the folders, and imports what describes the recipes, so that the first question is answered at once."""
-        for folder in (self._settings.trainings_folder, self._settings.adapters_folder):
+        for folder in (self._settings.trainings_folder, self._settings.results_folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.recipes()
 
@@ -79,8 +78,9 @@ class ProcessEngine:
     def recipes(self) -> Sequence[Recipe]:
         return recipe_settings.offered()
 
-    def check(self, recipe: str, settings: str) -> None:
-        recipe_settings.local_settings(recipe, settings, self._settings.trainings_folder)
+    def check(self, recipe: str, settings: str) -> str:
+        values = recipe_settings.local_settings(recipe, settings, self._settings.trainings_folder)
+        return recipe_settings.publishes(recipe, values)
 
     def train(self, training: Training, cancelled: threading.Event) -> Iterator[TrainingEvent]:
         """Yields what happens, the result last.
@@ -203,9 +203,11 @@ class ProcessEngine:
         if status in _STOPPED:
             raise Cancelled(_plain(result.get("error", "the training was stopped"), folder))
         if status == 0 and result.pop("success", False):
-            output = Path(result.pop("outputDir"))
-            is_adapter = output.parent == self._settings.adapters_folder and (output / WEIGHTS_NAME).is_file()
-            return TrainingResult(output.name if is_adapter else "", _plain(json.dumps(result), folder))
+            output, adapter = Path(result.pop("outputDir")), str(result.pop("adapter", ""))
+            if adapter:
+                # It is in the object store.
+                shutil.rmtree(output, ignore_errors=True)
+            return TrainingResult(adapter, _plain(json.dumps(result), folder))
         if "error" in result:
             raise named_error(
                 result.get("errorType", ""), _plain(result["error"], folder), field=result.get("field", "")

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic.alias_generators import to_camel
 
 from narrative.errors import InvalidParameter, NotFound
+from narrative.registry import ADAPTERS, SPEECH_MODELS
 from services.trainer import recipes
 from services.trainer.arguments import read_config
 from services.trainer.config import RecipeConfig
@@ -23,7 +24,7 @@ from services.trainer.engine import Recipe
 _DATA_SETTINGS = ("dataset_dir", "instance_data_dir", "data_dir", "dataset")
 # Decided by the service.
 _OWN_SETTINGS = frozenset(
-    {"output_dir", "run_dir", "publish_dir", "resume_from_checkpoint", "progress", "tensorboard", "keep_checkpoints"}
+    {"output_dir", "run_dir", "resume_from_checkpoint", "progress", "tensorboard", "keep_checkpoints"}
 )
 
 
@@ -62,10 +63,22 @@ def local_settings(recipe: str, settings: str, folder: Path) -> dict[str, Any]:
         values[name] = str(folder / "data" / _inside(name, values[name]))
     values |= {"run_dir": str(folder / "run"), "progress": "json", "tensorboard": False}
     if "name" not in cls.model_fields:
-        # No adapter that goes by its name into the adapters folder.
+        # No adapter that is published under its name.
         values["output_dir"] = str(folder / "result")
     read_config(cls, ["--json", json.dumps(values)])
     return values
+
+
+def publishes(recipe: str, values: Mapping[str, Any]) -> str:
+    """What a training with these settings publishes its result as, such as "adapters/seal"; "" where it does not.
+
+    Args:
+        values: as ``local_settings`` gives them.
+    """
+    config: Any = read_config(_configs()[recipe], ["--json", json.dumps(dict(values))])
+    if "publish_as" in type(config).model_fields:
+        return f"{SPEECH_MODELS}/{config.publish_as}" if config.publish_as else ""
+    return f"{ADAPTERS}/{config.name}" if config.output_dir is None else ""
 
 
 def _configs() -> dict[str, type[RecipeConfig]]:

@@ -9,7 +9,6 @@ import grpc
 from narrative.runtime.executor import BoundedExecutor
 from narrative.runtime.server import Service
 from narrative.v1 import trainer_pb2, trainer_pb2_grpc
-from services.trainer.adapters import AdapterShelf
 from services.trainer.engine import (
     TrainerEngine,
     Training,
@@ -36,9 +35,8 @@ _FIELDS = {
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    def __init__(self, engine: TrainerEngine, adapters: AdapterShelf, settings: TrainerSettings) -> None:
+    def __init__(self, engine: TrainerEngine, settings: TrainerSettings) -> None:
         self._engine = engine
-        self._adapters = adapters
         self._executor = BoundedExecutor("trainer", settings.max_workers, settings.max_queue)
         # Questions must not wait behind trainings.
         self._questions = BoundedExecutor("trainer-questions", 1, 64)
@@ -52,8 +50,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def CheckTraining(
         self, request: trainer_pb2.CheckTrainingRequest, context: Context
     ) -> trainer_pb2.CheckTrainingResponse:
-        await self._questions.run(lambda: self._engine.check(request.recipe, request.settings))
-        return trainer_pb2.CheckTrainingResponse()
+        publishes = await self._questions.run(lambda: self._engine.check(request.recipe, request.settings))
+        return trainer_pb2.CheckTrainingResponse(publishes=publishes)
 
     async def Train(
         self, request: trainer_pb2.TrainRequest, context: Context
@@ -68,23 +66,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         await self._questions.run(lambda: self._engine.forget(request.job_id))
         return trainer_pb2.ForgetTrainingResponse()
 
-    async def ListAdapters(
-        self, request: trainer_pb2.ListAdaptersRequest, context: Context
-    ) -> trainer_pb2.ListAdaptersResponse:
-        adapters = await self._questions.run(self._adapters.all)
-        shown = [trainer_pb2.TrainedAdapter(**vars(adapter)) for adapter in adapters]
-        return trainer_pb2.ListAdaptersResponse(adapters=shown)
-
-    async def DeleteAdapter(
-        self, request: trainer_pb2.DeleteAdapterRequest, context: Context
-    ) -> trainer_pb2.DeleteAdapterResponse:
-        await self._questions.run(lambda: self._adapters.delete(request.name))
-        return trainer_pb2.DeleteAdapterResponse()
-
 
 def make_service(settings: TrainerSettings, engine: TrainerEngine) -> Service:
     """The service around an engine."""
-    servicer = TrainerServicer(engine, AdapterShelf(settings.adapters_folder), settings)
+    servicer = TrainerServicer(engine, settings)
     return Service(
         name="trainer",
         full_name="narrative.v1.TrainerService",

@@ -13,8 +13,8 @@ class TrainerSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_TRAINER__", extra="ignore")
 
-    adapters_dir: Path | None = Field(
-        None, description="Folder that trained adapters go to, the diffusion service's own; data_dir/adapters if unset."
+    results_dir: Path | None = Field(
+        None, description="Folder of results of trainings without an output_dir; data_dir/trained if unset."
     )
     port: int = Field(50056, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
     max_workers: int = Field(1, ge=1, description="Trainings at the same time.")
@@ -28,13 +28,14 @@ class TrainerSettings(ServiceSettings):
     )
     object_store_url: str = Field(
         "",
-        description="Where data sets are, the gateway's own folder or s3://bucket/prefix; data_dir/objects if unset.",
+        description="Where data sets are and adapters are published, the gateway's own folder or s3://bucket/prefix; "
+        "data_dir/objects if unset.",
     )
 
     @property
-    def adapters_folder(self) -> Path:
-        """The adapters folder, wherever it was set."""
-        return self.adapters_dir or self.common.data_dir / "adapters"
+    def results_folder(self) -> Path:
+        """The folder of results, wherever it was set."""
+        return self.results_dir or self.common.data_dir / "trained"
 
     @property
     def trainings_folder(self) -> Path:

@@ -1,14 +1,16 @@
 """Scores of speech recognition: of texts that are there, or of a model on a data set."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from narrative.catalogue import Catalogue
-from narrative.errors import AudioUndecodable, InvalidInput, WeightsError
+from narrative.errors import AudioUndecodable, InvalidInput, InvalidParameter, NotFound, WeightsError
 from narrative.settings import CommonSettings
 from services.trainer.evaluation.report import Report
 from services.trainer.evaluation.words import error_rates
+from services.trainer.publishing import published_speech_model
 from services.trainer.speech.audio import decode
 from services.trainer.speech.normalise import plain
 from services.trainer.speech.sources import Columns, open_clips
@@ -77,17 +79,19 @@ def _open(model: str) -> Any:
     """The model of that name; a published one where the catalogue has none."""
     from faster_whisper import WhisperModel
 
-    from services.trainer.speech.publish import CARD, published_models
-
-    published = published_models() / model
-    if not model.startswith(("/", ".", "~")) and (published / CARD).is_file():
-        folder = published
-    else:
-        folder = Catalogue().resolve(model, CommonSettings().models_dir)
+    folder = _folder_of(model)
     try:
         return WhisperModel(str(folder), device="auto", compute_type="default", local_files_only=True)
     except (RuntimeError, ValueError) as error:
         raise WeightsError(f"{folder} cannot be loaded as a Whisper model in CTranslate2 form: {error}") from error
+
+
+def _folder_of(model: str) -> Path:
+    is_known = model in {entry.id for entry in Catalogue()} or model.startswith(("/", ".", "~"))
+    if not is_known:
+        with contextlib.suppress(NotFound, InvalidParameter):
+            return published_speech_model(model)
+    return Catalogue().resolve(model, CommonSettings().models_dir)
 
 
 def _lines(path: Path) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """Groups of settings of the recipes that train on pictures."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ class LoraSettings(Settings):
     name: str = Field(
         "adapter",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
-        description="Name to ask for it by; without output_dir it goes into the adapters folder under this name.",
+        description="Name to ask for it by; without output_dir it is published under this name.",
     )
     rank: int = Field(16, ge=1, description="Rank of the adapter's matrices.")
     lora_alpha: float | None = Field(None, gt=0, description="Scale; the adapter counts alpha/rank. The rank if unset.")
@@ -42,5 +42,23 @@ class PictureModelSettings(Settings):
 Crop = Literal["stretch", "centre", "random"]
 
 
-class AdapterConfig(PictureModelSettings, LoraSettings, RecipeConfig):
+class GateSettings(Settings):
+    """Gate: publish above set scores only"""
+
+    require: tuple[str, ...] = Field(
+        (),
+        description="Publish only where these hold, for example similarity>=0.8,similarity_gain>0: scores of pictures "
+        "drawn with the adapter against those it learned from; NAME_gain is what it adds to the base.",
+    )
+    measured_pictures: int = Field(4, ge=1, le=64, description="Pictures that are drawn to be measured.")
+    feature_model: str = Field("storybook", description="Model of the score similarity; no weights beside its own.")
+    clip_model: str = Field("clip-vit-large-patch14", description="CLIP of clip_i and clip_t.")
+    dino_model: str = Field("dino-vits16", description="Vision transformer of dino.")
+
+
+class AdapterConfig(GateSettings, PictureModelSettings, LoraSettings, RecipeConfig):
     """What all recipes have that train a LoRA adapter on pictures."""
+
+    def identity(self) -> dict[str, Any]:
+        """As for every recipe; what is asked of the result has no part in how it is made."""
+        return {name: value for name, value in super().identity().items() if name not in GateSettings.model_fields}

@@ -10,17 +10,29 @@ import torch
 import transformers
 from accelerate import Accelerator
 
+from narrative.registry import ADAPTERS
 from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
+from services.trainer.evaluation import gate
 from services.trainer.loop import fit
-from services.trainer.pictures.adapter import add_adapter, save_adapter
+from services.trainer.pictures.adapter import WEIGHTS_NAME, add_adapter, save_adapter
 from services.trainer.pictures.base import BaseModel
 from services.trainer.pictures.config import AdapterConfig
 from services.trainer.pictures.examples import PictureExamples
 from services.trainer.pictures.learner import AdapterLearner
+from services.trainer.pictures.measures import SCORES, measure
 from services.trainer.progress import Progress
+from services.trainer.publishing import publish
 from services.trainer.settings import TrainerSettings
 
 _VERSIONS = {"diffusers": diffusers.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+class AdapterResult(Result):
+    """What is printed: also the name to draw with, where it was published, and what was measured for that."""
+
+    adapter: str | None = None
+    scores: dict[str, float] | None = None
+    unmet_requirements: tuple[str, ...] | None = None
 
 
 def quiet_libraries() -> None:
@@ -31,12 +43,12 @@ def quiet_libraries() -> None:
 
 
 def result_folder(config: AdapterConfig) -> Path:
-    """Where the adapter goes; without ``output_dir`` into the adapters folder, usable by name at once.
+    """Where the adapter goes; without ``output_dir`` it is published besides, usable by name at once.
 
     Raises:
         Conflict: there is something at its place that no training has written.
     """
-    folder = config.output_dir or TrainerSettings().adapters_folder / config.name
+    folder = config.output_dir or TrainerSettings().results_folder / config.name
     refuse_foreign_folder(folder)
     return folder
 
@@ -51,7 +63,7 @@ def train_adapter(
     description: Mapping[str, Any],
     train_text_encoder: bool = False,
     text_rate: float | None = None,
-) -> Result:
+) -> AdapterResult:
     """Trains and writes an adapter.
 
     Args:
@@ -61,6 +73,7 @@ def train_adapter(
         NarrativeError: as ``services.trainer.loop.fit`` and ``services.trainer.artifacts.whole_folder``.
     """
     output_dir = result_folder(config)
+    requirements = gate.parse(config.require, SCORES)
     run_dir = run_folder(output_dir, config)
     cache_dir = run_dir / f"cache-{accelerator.process_index}"
     data_digests = [kind.source.digest() for kind in examples.kinds]
@@ -93,10 +106,16 @@ def train_adapter(
         )
     finally:
         shutil.rmtree(cache_dir, ignore_errors=True)
+    scores: dict[str, float] | None = None
+    unmet: tuple[str, ...] = ()
+    if requirements and accelerator.is_main_process:
+        scores = measure(config, base, examples.kinds[0], modules, run_dir / "measured", progress)
+        unmet = tuple(gate.unmet(requirements, scores))
+    published = config.output_dir is None and not unmet
     if accelerator.is_main_process:
         made_of = {
             **description,
-            "name": output_dir.name,
+            "name": config.name if config.output_dir is None else output_dir.name,
             "base": base.id,
             "base_digest": base.digest,
             "rank": config.rank,
@@ -109,14 +128,25 @@ def train_adapter(
             "epochs": outcome.epochs,
             "stopped_early": outcome.stopped_early,
             "final_loss": outcome.final_loss,
+            "metrics": scores,
             "settings": config.model_dump(mode="json"),
             "versions": _VERSIONS,
         }
         with whole_folder(output_dir, made_of) as folder:
             save_adapter(base, modules, folder)
+        if published:
+            publish(ADAPTERS, config.name, {WEIGHTS_NAME: output_dir / WEIGHTS_NAME}, made_of)
         drop_checkpoints(run_dir, config)
-        progress.note(_how_to_use(output_dir))
-    return Result(success=True, output_dir=output_dir, epochs_completed=outcome.epochs, final_loss=outcome.final_loss)
+        progress.note(_how_to_use(config, output_dir, unmet))
+    return AdapterResult(
+        success=True,
+        output_dir=output_dir,
+        epochs_completed=outcome.epochs,
+        final_loss=outcome.final_loss,
+        adapter=config.name if published else None,
+        scores=scores,
+        unmet_requirements=unmet or None,
+    )
 
 
 def _compute_once(
@@ -138,7 +168,7 @@ def _compute_once(
     if keep_text:
         learner.keep_text(cache_dir, accelerator.device)
         needless += [name for name in base.pipeline.components if name.startswith("text_encoder")]
-    if not config.sample_steps:
+    if not (config.sample_steps or config.require):
         learner.drop(*needless)
 
 
@@ -149,8 +179,9 @@ def _save_memory(base: BaseModel, names: list[str]) -> None:
             encoder.activation_checkpointing_enable()  # type: ignore[operator]
 
 
-def _how_to_use(output_dir: Path) -> str:
-    adapters = TrainerSettings().adapters_folder
-    if output_dir.resolve().parent == adapters.resolve():
-        return f'adapter {output_dir.name} is ready: narrate picture "..." --adapter {output_dir.name}'
-    return f"adapter written to {output_dir}; copy the folder into {adapters} to use it by name"
+def _how_to_use(config: AdapterConfig, output_dir: Path, unmet: tuple[str, ...]) -> str:
+    if unmet:
+        return f"not published: {'; '.join(unmet)}; the adapter is in {output_dir}"
+    if config.output_dir is None:
+        return f'adapter {config.name} is ready: narrate picture "..." --adapter {config.name}'
+    return f"adapter written to {output_dir}; narrate adapters import {output_dir} --name NAME publishes it"

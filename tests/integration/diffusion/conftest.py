@@ -1,5 +1,6 @@
 """Servers on tiny models with random weights, and ways to talk to them."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,6 +16,8 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 
+from narrative.objects import Objects
+from narrative.registry import ADAPTERS, Registry
 from narrative.runtime.channel import open_channel, rpc_errors
 from narrative.runtime.server import ServiceServer
 from narrative.v1 import diffusion_pb2, diffusion_pb2_grpc
@@ -33,7 +36,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Adapters folder: seal and mist for the tiny SD (UNet and text encoder), giant for the tiny SDXL."""
+    """Files of adapters: seal and mist for the tiny SD (UNet and text encoder), giant for the tiny SDXL."""
     folder = tmp_path_factory.mktemp("adapters")
     for seed, name, base in ((1, "seal", "sd"), (2, "mist", "sd"), (3, "giant", "sdxl")):
         torch.manual_seed(seed)
@@ -54,16 +57,38 @@ def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def serve(tiny: Path, adapters: Path) -> Serve:
+def store(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Object store in which they are published."""
+    folder = tmp_path_factory.mktemp("objects")
+    for path in adapters.iterdir():
+        publish(folder, path.name, path)
+    return folder
+
+
+def publish(store: Path, name: str, folder: Path) -> None:
+    """Publishes the adapter that a folder holds."""
+    files = {"pytorch_lora_weights.safetensors": folder / "pytorch_lora_weights.safetensors"}
+    asyncio.run(Registry(Objects(str(store)), ADAPTERS).publish(name, files, {}))
+
+
+@pytest.fixture(scope="session")
+def serve(tiny: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
     """Starts a server on the tiny models and opens a channel to it."""
+    copies = tmp_path_factory.mktemp("copies")
 
     @asynccontextmanager
     async def start(*names: str, **settings: object) -> AsyncIterator[grpc.aio.Channel]:
         chosen = DiffusionSettings(
             models=[str(tiny / name) for name in names],
-            adapters_dir=adapters,
             port=0,
-            **{"drain_s": 5.0, "dtype": "float32", "num_threads": 1, **settings},
+            **{
+                "drain_s": 5.0,
+                "dtype": "float32",
+                "num_threads": 1,
+                "adapters_dir": copies,
+                "object_store_url": str(store),
+                **settings,
+            },
         )
         server = ServiceServer(make_service(chosen), chosen)
         port = await server.start()

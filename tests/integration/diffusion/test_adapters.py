@@ -1,14 +1,16 @@
 """Adapters per request, on tiny random models: weights apart, swapped in between, refused where they do not fit."""
 
 import asyncio
-import shutil
 
 import numpy as np
 import pytest
 
 from narrative.errors import AdapterNotFound, InvalidParameter
+from narrative.objects import Objects
+from narrative.registry import ADAPTERS, Registry
 from narrative.v1 import diffusion_pb2
 from services.diffusion.png import read_parameters
+from tests.integration.diffusion.conftest import publish
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -65,17 +67,24 @@ async def test_only_requests_with_the_same_adapters_are_drawn_together(serve, dr
     np.testing.assert_array_equal(drawn[3].pixels(), alone.pixels())
 
 
-async def test_an_adapter_that_was_trained_again_is_loaded_again(serve, draw, adapters):
-    changing = adapters / "changing"
-    shutil.copytree(adapters / "seal", changing)
+async def test_an_adapter_is_there_when_it_is_published_and_gone_when_it_is_deleted(serve, draw, adapters, store):
     async with serve("sd") as channel:
+        await asyncio.to_thread(publish, store, "changing", adapters / "seal")
         before = await draw(channel, adapters=[adapter("changing", 1.0)])
-        shutil.rmtree(changing)
-        shutil.copytree(adapters / "mist", changing)
+        await asyncio.to_thread(publish, store, "changing", adapters / "mist")
         after = await draw(channel, adapters=[adapter("changing", 1.0)])
         mist = await draw(channel, adapters=[adapter("mist", 1.0)])
+        await Registry(Objects(str(store)), ADAPTERS).delete("changing")
+        with pytest.raises(AdapterNotFound):
+            await draw(channel, adapters=[adapter("changing", 1.0)])
     assert (before.pixels() != after.pixels()).any()
     np.testing.assert_array_equal(after.pixels(), mist.pixels())
+
+
+async def test_replicas_draw_with_what_is_in_the_object_store(serve, draw, tmp_path):
+    asked = {"adapters": [adapter("seal", 1.0)]}
+    async with serve("sd", adapters_dir=tmp_path / "one") as one, serve("sd", adapters_dir=tmp_path / "two") as two:
+        np.testing.assert_array_equal((await draw(one, **asked)).pixels(), (await draw(two, **asked)).pixels())
 
 
 async def test_an_adapter_for_sdxl_works_there(serve, draw):

@@ -125,9 +125,13 @@ async def test_from_pictures_to_an_adapter(api: Api) -> None:
     assert (shown["status"], shown["adapter"]) == ("succeeded", "seal")
     assert shown["measures"] == {"epochsCompleted": 1, "finalLoss": 0.5}
     assert (await api.http.get("/v1/fine-tunes")).json()["data"] == [shown]
-    assert [adapter["name"] for adapter in (await api.http.get("/v1/adapters")).json()["data"]] == ["seal"]
+    (adapter,) = (await api.http.get("/v1/adapters")).json()["data"]
+    assert (adapter["name"], adapter["training"], adapter["size_bytes"]) == ("seal", {"base": "storybook"}, 7)
+    assert (await api.http.get("/v1/adapters/seal")).json() == adapter
+    assert (await api.http.get(adapter["links"]["peft"])).content == b"weights"
 
     assert (await api.http.delete("/v1/adapters/seal")).status_code == 204
+    assert (await api.http.get("/v1/adapters/seal")).status_code == 404
     assert (await api.http.delete("/v1/adapters/seal")).status_code == 404
     assert (await api.http.delete(f"/v1/fine-tunes/{job_id}")).status_code == 204
     assert (await api.http.get(f"/v1/fine-tunes/{job_id}")).status_code == 404
@@ -169,6 +173,15 @@ async def test_what_the_recipe_refuses_fails_with_its_own_error(api: Api) -> Non
     assert last["data"]["error"]["type"] == "urn:narrative:error:DatasetInvalid"
     assert last["data"]["error"]["detail"] == "a.png: not a readable picture"
     assert last["data"]["error"]["instance"] == f"/v1/fine-tunes/{job_id}"
+
+
+async def test_what_is_not_good_enough_is_not_published(api: Api) -> None:
+    job_id = await start(api, order(await dataset(api), "not good enough"))
+    *_, result, last = await all_events(api, job_id)
+    assert last["data"]["status"] == "succeeded"
+    assert result["data"]["adapter"] is None
+    assert result["data"]["measures"]["unmetRequirements"] == ["similarity>=1"]
+    assert (await api.http.get("/v1/adapters")).json() == {"data": []}
 
 
 async def test_what_was_cancelled_is_taken_up_where_it_stopped(
@@ -244,10 +257,10 @@ async def test_kill_9_of_the_gateway_goes_on_with_the_same_training(
 async def test_without_a_trainer_narratives_go_on(fakes: Ensemble, tmp_path: Path) -> None:
     async with serving(fakes, tmp_path) as api:
         assert (await api.http.get("/readyz")).json() == {"status": "ready"}
-        for path in ("/v1/recipes", "/v1/adapters"):
-            response = await api.http.get(path)
-            assert response.status_code == 503
-            assert "NARRATIVE_GATEWAY__TRAINER_TARGET" in response.json()["detail"]
+        response = await api.http.get("/v1/recipes")
+        assert response.status_code == 503
+        assert "NARRATIVE_GATEWAY__TRAINER_TARGET" in response.json()["detail"]
+        assert (await api.http.get("/v1/adapters")).json() == {"data": []}
     async with serving(fakes, tmp_path, trainer_target=f"127.0.0.1:{free_port()}") as api:
         ready = await api.http.get("/readyz")
         assert ready.status_code == 200

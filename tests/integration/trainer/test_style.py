@@ -1,5 +1,6 @@
 """The style recipe: its contract, both of its scenarios, and its adapter in a running service."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from narrative.runtime.channel import open_channel
 from narrative.runtime.server import ServiceServer
+from narrative.settings import CommonSettings
 from narrative.v1 import diffusion_pb2, diffusion_pb2_grpc
 from services.diffusion.__main__ import make_service
 from services.diffusion.settings import DiffusionSettings
@@ -173,11 +175,10 @@ def test_the_loss_falls_and_latents_need_not_be_kept(train: Train, palette: Path
 
 
 async def test_a_running_service_draws_with_it_at_once(
-    train: Train, palette: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    palette: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapters = tmp_path / "adapters"
-    monkeypatch.setenv("NARRATIVE_TRAINER__ADAPTERS_DIR", str(adapters))
-    settings = DiffusionSettings(adapters_dir=adapters, port=0, dtype="float32", num_threads=1, drain_s=5.0)
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    settings = DiffusionSettings(common=CommonSettings(), port=0, dtype="float32", num_threads=1, drain_s=5.0)
     server = ServiceServer(make_service(settings), settings)
     port = await server.start()
     await server.load()
@@ -192,15 +193,13 @@ async def test_a_running_service_draws_with_it_at_once(
                 return b"".join([response.chunk.data async for response in stub.GenerateImages(request)])
 
             before = await draw()
-            trained = train(
-                "style",
-                dataset_dir=palette,
-                model_id="storybook",
-                resolution=64,
-                num_train_epochs=4,
-                learning_rate=1e-2,
-            )
-            assert trained.result["outputDir"] == str(adapters / "artist_seal")
+            flags = ("--dataset-dir", str(palette), "--model-id", "storybook", "--resolution", "64")
+            more = ("--num-train-epochs", "4", "--learning-rate", "1e-2", "--num-threads", "1", "--no-tensorboard")
+            command = [sys.executable, "-m", "services.trainer.cli", "style", *flags, *more]
+            done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False, timeout=120)
+            result = json.loads(done.stdout)
+            assert result["outputDir"] == str(tmp_path / "trained" / "artist_seal")
+            assert result["adapter"] == "artist_seal"
             with_adapter = await draw(diffusion_pb2.Adapter(name="artist_seal", weight=1.0))
             assert await draw() == before != with_adapter
     finally:

@@ -10,7 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from narrative.errors import AdapterNotFound, InvalidParameter, QueueFull
+from narrative.errors import InvalidParameter, QueueFull
+from narrative.objects import Objects
+from narrative.registry import ADAPTERS, Registry
 from narrative.runtime.channel import open_channel, rpc_errors
 from narrative.runtime.server import ServiceServer
 from narrative.settings import CommonSettings
@@ -62,13 +64,10 @@ async def test_a_training_is_told_step_by_step_and_leaves_an_adapter(stub: Any, 
     assert all(step.loss > 0 for step in steps)
     assert events[-1].result.adapter == "seal"
     assert json.loads(events[-1].result.measures)["finalLoss"] > 0
-    (adapter,) = (await stub.ListAdapters(trainer_pb2.ListAdaptersRequest())).adapters
-    assert (adapter.name, json.loads(adapter.description)["base"]) == ("seal", "storybook")
-    assert adapter.size_bytes == (tmp_path / "adapters" / "seal" / "pytorch_lora_weights.safetensors").stat().st_size
-
-    await stub.DeleteAdapter(trainer_pb2.DeleteAdapterRequest(name="seal"))
-    with pytest.raises(AdapterNotFound), rpc_errors("trainer"):
-        await stub.DeleteAdapter(trainer_pb2.DeleteAdapterRequest(name="seal"))
+    adapter = await Registry(Objects(str(tmp_path / "objects")), ADAPTERS).entry("seal")
+    assert adapter.description["base"] == "storybook"
+    assert [file.name for file in adapter.files] == ["pytorch_lora_weights.safetensors"]
+    assert list((tmp_path / "trained").iterdir()) == []
 
 
 async def test_a_call_that_ends_stops_at_a_checkpoint_and_the_same_job_goes_on(stub: Any, palette: Path) -> None:

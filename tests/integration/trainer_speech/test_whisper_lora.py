@@ -12,6 +12,7 @@ import torch
 
 from narrative.runtime.channel import open_channel, rpc_errors
 from narrative.runtime.server import ServiceServer
+from narrative.settings import CommonSettings
 from narrative.v1 import asr_pb2, asr_pb2_grpc, common_pb2, common_pb2_grpc
 from services.asr.__main__ import build_service
 from services.asr.settings import AsrSettings
@@ -75,13 +76,14 @@ async def hear(channel, path, model):
     return " ".join(texts), summary
 
 
-async def test_a_published_model_is_heard_with_in_the_running_service(models_dir, sentences, tmp_path):
+async def test_a_published_model_is_heard_with_in_the_running_service(models_dir, sentences, tmp_path, monkeypatch):
     clips = tmp_path / "clips"
     clips.mkdir()
     for name in ("0.wav", "0.txt", "6.wav", "6.txt"):
         shutil.copy(sentences / name, clips)
     (clips / "broken.wav").write_bytes(b"RIFF")
-    settings = AsrSettings(port=0, published_dir=tmp_path / "speech-models", cpu_threads=2, drain_s=1)
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path / "data"))
+    settings = AsrSettings(port=0, common=CommonSettings(), cpu_threads=2, drain_s=1)
     server = ServiceServer(build_service(settings), settings)
     port = await server.start()
     try:
@@ -90,7 +92,7 @@ async def test_a_published_model_is_heard_with_in_the_running_service(models_dir
             assert list(await transcription_models(channel)) == ["whisper-base"]
             status, out, err = await narrate(
                 *("train", "whisper_lora", "--dataset", clips, "--output-dir", tmp_path / "adapter"),
-                *("--publish-as", "festvox", "--publish-dir", tmp_path / "speech-models"),
+                *("--publish-as", "festvox"),
                 *("--max-train-steps", 2, "--train-batch-size", 1, "--lr-warmup-steps", 1, "--num-threads", 2),
             )
             assert status == 0, err
@@ -112,7 +114,7 @@ async def test_a_published_model_is_heard_with_in_the_running_service(models_dir
         await server.stop()
 
     status, out, err = await narrate(
-        *("evaluate", "speech", "--dataset", clips, "--model", tmp_path / "speech-models" / "festvox"),
+        *("evaluate", "speech", "--dataset", clips, "--model", "festvox"),
         *("--language", "ru", "--require", "cer<=0.2"),
     )
     assert status == 0, err

@@ -12,8 +12,9 @@ from services.diffusion.settings import DiffusionSettings
 
 @pytest.fixture
 def make_settings(tmp_path) -> Callable[..., DiffusionSettings]:
-    """Settings with an adapters folder of the test's own."""
-    return lambda **fields: DiffusionSettings(**{"adapters_dir": tmp_path / "adapters", "engine": "fake", **fields})
+    """Settings with an object store and a folder of adapters of the test's own."""
+    own = {"adapters_dir": tmp_path / "copies", "object_store_url": str(tmp_path / "objects"), "engine": "fake"}
+    return lambda **fields: DiffusionSettings(**{**own, **fields})
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """From a request to pictures: defaults, limits, adapters of the right base."""
 
+import asyncio
 import json
 import math
 import struct
@@ -15,7 +16,9 @@ from narrative.errors import (
     WeightsError,
     WeightsMissing,
 )
-from services.diffusion.adapters import AdapterFolder
+from narrative.objects import Objects
+from narrative.registry import ADAPTERS, Registry
+from services.diffusion.adapters import WEIGHTS_NAME, AdapterCache
 from services.diffusion.engine import Adapter, ImageRequest
 from services.diffusion.model_folder import read_card
 from services.diffusion.plan import Planner
@@ -56,7 +59,7 @@ def plan(tmp_path, make_settings):
     }
     cards = [read_card(name, model_folder(tmp_path / name, kind)) for name, kind in names.items()]
     settings = make_settings()
-    planner = Planner(cards, AdapterFolder(settings.adapters_folder), settings)
+    planner = Planner(cards, AdapterCache(Objects(settings.objects_url), settings.adapters_folder), settings)
     return lambda prompt="a house", **fields: planner.plan(ImageRequest(prompt, **fields))
 
 
@@ -144,17 +147,22 @@ def test_schedulers_are_known_with_and_without_the_suffix(plan):
 
 
 def test_adapters_are_checked_against_the_base(plan, tmp_path):
-    folder = tmp_path / "adapters"
     rank, name = 4, "unet.mid.attn.to_q.lora_{}.weight"
-    safetensors(
-        folder / "fits" / "pytorch_lora_weights.safetensors",
-        {name.format("A"): [rank, 16], name.format("B"): [32, rank]},
-    )
-    safetensors(folder / "wide.safetensors", {name.format("A"): [rank, 64], name.format("B"): [32, rank]})
-    safetensors(folder / "deep.safetensors", {"unet.up.to_q.lora_A.weight": [rank, 16]})
-    safetensors(folder / "flow.safetensors", {"transformer.mid.to_q.lora_A.weight": [rank, 16]})
-    safetensors(folder / "none.safetensors", {"weight": [1]})
-    (folder / "broken.safetensors").write_bytes(b"PK\3\4 a zip or a pickle")
+    registry = Registry(Objects(str(tmp_path / "objects")), ADAPTERS)
+    for adapter, shapes in {
+        "fits": {name.format("A"): [rank, 16], name.format("B"): [32, rank]},
+        "wide": {name.format("A"): [rank, 64], name.format("B"): [32, rank]},
+        "deep": {"unet.up.to_q.lora_A.weight": [rank, 16]},
+        "flow": {"transformer.mid.to_q.lora_A.weight": [rank, 16]},
+        "none": {"weight": [1]},
+        "broken": None,
+    }.items():
+        file = tmp_path / adapter
+        if shapes is None:
+            file.write_bytes(b"PK\3\4 a zip or a pickle")
+        else:
+            safetensors(file, shapes)
+        asyncio.run(registry.publish(adapter, {WEIGHTS_NAME: file}, {}))
 
     def ask(name, weight=1.0, text=1.0):
         return plan(adapters=(Adapter(name, weight, text),))[0].settings.adapters
@@ -178,14 +186,10 @@ def test_adapters_are_checked_against_the_base(plan, tmp_path):
             ask("fits", weight)
 
 
-@pytest.mark.parametrize("name", ["..", "../adapters", "/tmp", "a/b", "a\\b", "", ".hidden", "ä", "a\n"])
+@pytest.mark.parametrize("name", ["..", "../adapters", "/tmp", "a/b", "a\\b", "", ".hidden", "ä", "a\n", "a.b"])
 def test_names_cannot_leave_the_folder(tmp_path, name):
     with pytest.raises(InvalidParameter, match="is not a name"):
-        AdapterFolder(tmp_path).file(name)
-
-
-def test_a_missing_adapters_folder_is_an_empty_one(tmp_path):
-    assert AdapterFolder(tmp_path / "nowhere").names() == []
+        AdapterCache(Objects(str(tmp_path / "objects")), tmp_path / "copies").fetch(name)
 
 
 def test_edits_take_the_size_of_the_picture(plan, png_file):

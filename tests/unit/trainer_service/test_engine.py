@@ -47,6 +47,23 @@ def test_everything_a_training_says_comes_through(engine: ProcessEngine, trainin
     ]
 
 
+def test_a_result_that_is_not_good_enough_is_no_adapter_and_is_kept(
+    engine: ProcessEngine, training: Make, tmp_path: Path
+) -> None:
+    *_, result = engine.train(training("not good enough"), threading.Event())
+    assert isinstance(result, TrainingResult)
+    assert result.adapter == ""
+    assert json.loads(result.measures)["unmetRequirements"] == ["similarity>=1"]
+    assert (tmp_path / "trained" / "seal").is_dir()
+
+
+def test_what_will_be_published_is_known_beforehand(engine: ProcessEngine) -> None:
+    assert engine.check("style", '{"name": "seal"}') == "adapters/seal"
+    assert engine.check("style", "{}") == "adapters/artist_seal"
+    assert engine.check("whisper_lora", '{"publish_as": "my-voice"}') == "speech-models/my-voice"
+    assert engine.check("whisper_lora", "{}") == engine.check("pix2pix", "{}") == ""
+
+
 @pytest.mark.parametrize(
     ("end", "kind", "message"),
     [

@@ -9,13 +9,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from narrative.errors import Conflict, DatasetInvalid, InvalidParameter, WeightsError
+from narrative.errors import Conflict, DatasetInvalid, InvalidParameter, NotFound, WeightsError
 from services.trainer.arguments import validated
 from services.trainer.progress import Progress
+from services.trainer.publishing import published_speech_model
 from services.trainer.recipes.whisper_lora.config import Config
 from services.trainer.recipes.whisper_lora.train import run
 from services.trainer.speech.examples import SpeechExamples, label_frame
-from services.trainer.speech.publish import CARD, publish
+from services.trainer.speech.publish import CARD, write_model
 from services.trainer.speech.sources import Columns, open_clips
 from services.trainer.speech.transformers_form import load_whisper
 
@@ -26,7 +27,8 @@ TEXTS = ("one two", "three four five", "six", "seven eight")
 
 
 @pytest.fixture
-def train(tmp_path, write_wav, tiny_whisper):
+def train(tmp_path, write_wav, tiny_whisper, monkeypatch):
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path / "data"))
     for number, text in enumerate(TEXTS):
         write_wav(f"clips/{number}.wav", text)
 
@@ -42,7 +44,6 @@ def train(tmp_path, write_wav, tiny_whisper):
             "lr_scheduler": "constant",
             "rank": 2,
             "validation_share": 0.3,
-            "publish_dir": tmp_path / "published",
             "tensorboard": False,
             "device": "cpu",
             "num_threads": 1,
@@ -133,7 +134,7 @@ def test_half_precision_trains_weights_that_stay_whole(train, tmp_path):
 def test_the_published_model_computes_what_the_merged_one_does(train, tmp_path, tiny_whisper):
     result, _ = train(publish_as="mine", publish_type="float32")
     assert result.published == "mine"
-    folder = tmp_path / "published" / "mine"
+    folder = published_speech_model("mine")
     card = json.loads((folder / CARD).read_text())
     assert card["languages"] == ["en", "ru"]
     assert card["scores"]["wer"] == result.wer_after
@@ -144,7 +145,7 @@ def test_the_published_model_computes_what_the_merged_one_does(train, tmp_path, 
     with torch.inference_mode():
         assert torch.allclose(published(**inputs).logits, adapted(**inputs).logits, atol=1e-4)
     assert processor.tokenizer("abc").input_ids[-4:-1] == processor.tokenizer("abc", add_special_tokens=False).input_ids
-    assert [path.name for path in (tmp_path / "published").iterdir()] == ["mine"]
+    assert not list((tmp_path / "adapter.run").glob("published-*"))
 
 
 def test_requirements_that_are_not_met_keep_the_model_back(train, tmp_path):
@@ -153,7 +154,8 @@ def test_requirements_that_are_not_met_keep_the_model_back(train, tmp_path):
     assert result.unmet_requirements[0].startswith("cer<0 (measured ")
     assert len(result.unmet_requirements) == 1
     assert "not published" in said
-    assert not (tmp_path / "published").exists()
+    with pytest.raises(NotFound):
+        published_speech_model("mine")
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
@@ -194,15 +196,12 @@ def test_foreign_folders_are_not_replaced(train, tmp_path):
     (tmp_path / "adapter" / "diary.txt").write_text("dear diary")
     with pytest.raises(Conflict, match="no training has written"):
         train()
-    (tmp_path / "published" / "mine").mkdir(parents=True)
-    with pytest.raises(Conflict, match="was not published by the trainer"):
-        train(output_dir=tmp_path / "other", publish_as="mine")
 
 
 def test_quantised_and_damaged_weights_are_refused(tmp_path, tiny_whisper):
     model, processor = load_whisper(tiny_whisper)
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
-    folder = publish(adapted, processor, tmp_path, "small", weights_type="int8", about={})
+    folder = write_model(adapted, processor, tmp_path, weights_type="int8", about={})
     with pytest.raises(WeightsError, match="quantised weights, which cannot be trained"):
         load_whisper(folder)
     weights = (folder / "model.bin").read_bytes()

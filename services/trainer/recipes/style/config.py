@@ -15,7 +15,7 @@ class Config(AdapterConfig):
     name: str = Field(
         "artist_seal",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
-        description="Name to ask for it by; without output_dir it goes into the adapters folder under this name.",
+        description="Name to ask for it by; without output_dir it is published under this name.",
     )
     model_id: str = Field(
         "CompVis/stable-diffusion-v1-4",

@@ -43,7 +43,6 @@ class PublishSettings(Settings):
     """Publishing"""
 
     publish_as: str = Field("", description="Publish the merged model under this name; empty for not at all.")
-    publish_dir: Path | None = Field(None, description="Folder of published models; data_dir/speech-models if unset.")
     publish_type: Literal["float32", "float16", "int8"] = Field("float16", description="Type of the published weights.")
     require: tuple[str, ...] = Field(
         (), description="Publish only where these hold on the validation clips, for example wer<=0.2."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from transformers.utils.logging import disable_progress_bar
 
 from narrative.catalogue import Catalogue
 from narrative.hashing import sha256_of
+from narrative.registry import SPEECH_MODELS
 from narrative.settings import CommonSettings
 from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
 from services.trainer.evaluation import gate
 from services.trainer.evaluation.words import ErrorRates, error_rates
 from services.trainer.loop import fit, make_accelerator
 from services.trainer.progress import Progress
+from services.trainer.publishing import publish
 from services.trainer.recipes.whisper_lora.config import Config
 from services.trainer.recipes.whisper_lora.learner import WhisperLearner
 from services.trainer.speech.examples import SpeechExamples, label_frame, room_for_text, text_tokens
-from services.trainer.speech.publish import publish, published_models, refuse_foreign_model
+from services.trainer.speech.publish import CARD, write_model
 from services.trainer.speech.recognise import transcribe
 from services.trainer.speech.selection import Limits, Report, select, split
 from services.trainer.speech.sources import Columns, open_clips
@@ -65,10 +68,7 @@ def run(config: Config, progress: Progress) -> WhisperResult:
         Also what ``fit`` raises.
     """
     requirements = gate.parse(config.require, ("wer", "cer"))
-    publish_dir = published_models(config.publish_dir)
     refuse_foreign_folder(config.output_dir)
-    if config.publish_as:
-        refuse_foreign_model(publish_dir, config.publish_as)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     accelerator = make_accelerator(config)
     base = Catalogue().resolve(config.base_model, CommonSettings().models_dir)
@@ -133,15 +133,8 @@ def run(config: Config, progress: Progress) -> WhisperResult:
         _write_json(folder / "data-report.json", data.report.as_json())
         _write_json(folder / "evaluation.json", _evaluation(validation, before, after))
     if result.published:
-        folder = publish(
-            learner.adapted.to("cpu"),
-            processor,
-            publish_dir,
-            config.publish_as,
-            weights_type=config.publish_type,
-            about=about,
-        )
-        progress.note(f"published as {config.publish_as}", path=str(folder))
+        _publish(config, learner, processor, run_dir, about)
+        progress.note(f"published as {config.publish_as}")
     elif unmet:
         progress.note(f"not published: {'; '.join(unmet)}", unmet=list(unmet))
     drop_checkpoints(run_dir, config)
@@ -166,6 +159,18 @@ def _read(config: Config, model: WhisperForConditionalGeneration, processor: Whi
         report,
         hashlib.sha256(lines.encode()).hexdigest(),
     )
+
+
+def _publish(
+    config: Config, learner: WhisperLearner, processor: WhisperProcessor, run_dir: Path, about: dict[str, Any]
+) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=run_dir, prefix="published-") as folder:
+        model = write_model(
+            learner.adapted.to("cpu"), processor, Path(folder), weights_type=config.publish_type, about=about
+        )
+        card = json.loads((model / CARD).read_text(encoding="utf-8"))
+        publish(SPEECH_MODELS, config.publish_as, {path.name: path for path in model.iterdir()}, card)
 
 
 def _about(config: Config, data: _Data, before: _Heard, after: _Heard) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 Called as `training.py RECIPE --config FILE`, like the trainer's command line.
 """
 
+import asyncio
 import json
 import signal
 import sys
 import time
 from pathlib import Path
+
+from narrative.objects import Objects
+from narrative.registry import ADAPTERS, Registry
 
 settings = json.loads(Path(sys.argv[3]).read_text())
 run = Path(settings["run_dir"])
@@ -56,7 +60,12 @@ while step < last:
 (run / "step-000001-a_fox.png").write_bytes(b"picture")
 tell("sample", path=str(run / "step-000001-a_fox.png"), step=1)
 tell("epoch", epoch=1, step=step, loss=0.5, validation_loss=None)
-out = run.parents[2] / "adapters" / settings["name"]
+out = run.parents[2] / "trained" / settings["name"]
 out.mkdir(parents=True)
-(out / "pytorch_lora_weights.safetensors").write_bytes(b"weights")
-answer(0, success=True, outputDir=str(out), epochsCompleted=1, finalLoss=0.5)
+weights = out / "pytorch_lora_weights.safetensors"
+weights.write_bytes(b"weights")
+if end == "not good enough":
+    answer(0, success=True, outputDir=str(out), epochsCompleted=1, finalLoss=0.5, unmetRequirements=["similarity>=1"])
+registry = Registry(Objects(str(run.parents[2] / "objects")), ADAPTERS)
+asyncio.run(registry.publish(settings["name"], {weights.name: weights}, {"base": "storybook"}))
+answer(0, success=True, outputDir=str(out), epochsCompleted=1, finalLoss=0.5, adapter=settings["name"])
