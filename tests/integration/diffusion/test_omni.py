@@ -134,6 +134,17 @@ async def test_what_cannot_be_had_is_refused_before_the_server_is_asked(
     assert omni.requests == []
 
 
+async def test_adapters_are_neither_taken_in_nor_given_out(omni: FakeOmniServer) -> None:
+    async with engine_on(omni) as channel:
+        stub = diffusion_pb2_grpc.DiffusionServiceStub(channel)
+        with pytest.raises(InvalidParameter, match="engine diffusers takes them"), rpc_errors("diffusion"):
+            await stub.ImportAdapter(diffusion_pb2.ImportAdapterRequest(name="seal", object="seal.safetensors"))
+        with pytest.raises(InvalidParameter, match="engine diffusers takes them"), rpc_errors("diffusion"):
+            await stub.ExportAdapter(
+                diffusion_pb2.ExportAdapterRequest(name="seal", form=diffusion_pb2.ADAPTER_FORM_KOHYA)
+            )
+
+
 @pytest.mark.parametrize(
     ("status", "body", "error", "said"),
     [
