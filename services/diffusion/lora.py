@@ -84,6 +84,9 @@ class ActiveAdapters:
                 f"adapter {name!r} cannot be loaded into this model; use it with the base it was trained on",
                 field="adapters",
             ) from error
+        for part in self._pipeline.get_list_adapters():
+            # New layers come in training mode, and one that was trained with dropout would go on dropping.
+            getattr(self._pipeline, part).eval()
         self._loaded[name] = version
         return True
 

@@ -78,6 +78,9 @@ class Studio:
                 f"{adapter} cannot be loaded into {self._base.id}; use it with the base it was trained on",
                 field="adapter",
             ) from error
+        for part in pipeline.get_list_adapters():
+            # New layers come in training mode, and one that was trained with dropout would go on dropping.
+            getattr(pipeline, part).eval()
         self._loaded = adapter
 
     def _weigh(self, cell: Cell, adapter: Path) -> None:

@@ -1,14 +1,17 @@
 """Adapters per request, on tiny random models: weights apart, swapped in between, refused where they do not fit."""
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from narrative.errors import AdapterNotFound, InvalidParameter
 from narrative.objects import Objects
 from narrative.registry import ADAPTERS, Registry
 from narrative.v1 import diffusion_pb2
+from services.diffusion.adapters import WEIGHTS_NAME
 from services.diffusion.png import read_parameters
 from tests.integration.diffusion.conftest import publish
 
@@ -109,3 +112,18 @@ async def test_adapters_that_cannot_be_used_are_refused_by_name(serve, draw):
                 await draw(channel, adapters=[adapter("seal", weight)])
         with pytest.raises(InvalidParameter, match="twice"):
             await draw(channel, adapters=[adapter("seal", 1.0), adapter("seal", 0.5)])
+
+
+async def test_dropout_ends_with_the_training(serve, draw, adapters, store, tmp_path):
+    weights = load_file(adapters / "seal" / WEIGHTS_NAME)
+    config = {
+        f"{part}.{key}": value
+        for part, targets in (("unet", ["to_q", "to_v"]), ("text_encoder", ["q_proj", "v_proj"]))
+        for key, value in {"r": 2, "lora_alpha": 8, "lora_dropout": 0.5, "target_modules": targets}.items()
+    }
+    save_file(weights, tmp_path / WEIGHTS_NAME, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(config)})
+    await asyncio.to_thread(publish, store, "dropping", tmp_path)
+    async with serve("sd") as channel:
+        first, second = [await draw(channel, adapters=[adapter("dropping", 1.0)]) for _ in range(2)]
+    await Registry(Objects(str(store)), ADAPTERS).delete("dropping")
+    np.testing.assert_array_equal(first.pixels(), second.pixels())
