@@ -10,11 +10,10 @@ import argparse
 import heapq
 import itertools
 import math
-import random
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from tests.load.arrivals import PROFILES, arrivals
 from tests.load.ensembles import FAKE_S
 
 # Of a stage's capacity that is planned for; at random arrivals the queue grows steeply beyond.
@@ -82,24 +81,31 @@ class _Queue:
         return end_s
 
 
-def simulate(ensemble: Ensemble, arrivals_s: list[float]) -> list[float]:
-    """Seconds from arrival to story, for every arrival."""
+def simulate(ensemble: Ensemble, asked: list[tuple[float, str]]) -> list[float]:
+    """Seconds from arrival to answer, for every request (seconds, kind) in the order of arrival.
+
+    A "transcription" is one call of asr alone, a "picture" one of diffusion; nothing but a "story" waits for a gateway.
+    """
     asr, prompt, diffusion = _Queue(ensemble.asr), _Queue(ensemble.prompt), _Queue(ensemble.diffusion)
     order = itertools.count()
-    # (time, tie-break, what happens, story): a heap of what comes next.
-    events = [(at, next(order), "arrived", story) for story, at in enumerate(arrivals_s)]
+    # (time, tie-break, what happens, request): a heap of what comes next.
+    events = [(at, next(order), kind, request) for request, (at, kind) in enumerate(asked)]
     heapq.heapify(events)
     free, waiting = ensemble.narratives, []
-    pictures = [ensemble.speakers] * len(arrivals_s)
-    ended = [0.0] * len(arrivals_s)
+    pictures = [ensemble.speakers] * len(asked)
+    ended = [0.0] * len(asked)
 
-    def then(at: float, what: str, story: int) -> None:
-        heapq.heappush(events, (at, next(order), what, story))
+    def then(at: float, what: str, request: int) -> None:
+        heapq.heappush(events, (at, next(order), what, request))
 
     while events:
         now, _, what, story = heapq.heappop(events)
-        if what == "arrived":
+        if what == "story":
             waiting.append(story)
+        elif what == "transcription":
+            ended[story] = asr.ends(now)
+        elif what == "picture":
+            ended[story] = diffusion.ends(now)
         elif what == "heard":
             for _ in range(ensemble.speakers):
                 then(prompt.ends(now), "described", story)
@@ -113,17 +119,7 @@ def simulate(ensemble: Ensemble, arrivals_s: list[float]) -> list[float]:
         while free and waiting:
             free -= 1
             then(asr.ends(now), "heard", waiting.pop(0))
-    return [end - start for start, end in zip(arrivals_s, ended, strict=True)]
-
-
-def arrivals(rate: float, seconds: float, seed: int = 1) -> Iterator[float]:
-    """The very arrivals of a load test of stories, which draws a kind of request after every pause."""
-    chance = random.Random(seed)
-    now = chance.expovariate(rate)
-    while now < seconds:
-        yield now
-        chance.random()
-        now += chance.expovariate(rate)
+    return [end - start for (start, _), end in zip(asked, ended, strict=True)]
 
 
 def summary(seconds: list[float]) -> str:
@@ -131,11 +127,14 @@ def summary(seconds: list[float]) -> str:
     return f"p50 {cuts[49]:.2f} s, p95 {cuts[94]:.2f} s, p99 {cuts[98]:.2f} s"
 
 
-def check(rates: list[float], seconds: float) -> None:
+def check(profile: str, rates: list[float], seconds: float) -> None:
     ensemble = Ensemble(Stage(FAKE_S["asr"]), Stage(FAKE_S["prompt"], slots=16), Stage(FAKE_S["diffusion"]))
     for rate in rates:
-        asked = list(arrivals(rate, seconds))
-        print(f"{rate:g}/s, {len(asked)} stories: {summary(simulate(ensemble, asked))}")
+        asked = list(arrivals(profile, rate, seconds))
+        took = simulate(ensemble, asked)
+        for kind in sorted(PROFILES[profile]):
+            own = [one for one, (_, of) in zip(took, asked, strict=True) if of == kind]
+            print(f"{rate:g}/s, {len(own)} of {kind}: {summary(own)}")
 
 
 def plan(ensemble: Ensemble, stories_per_hour: float) -> None:
@@ -145,7 +144,7 @@ def plan(ensemble: Ensemble, stories_per_hour: float) -> None:
         stage: Stage = getattr(planned, name)
         print(f"{name:<10} {stage.replicas:>3} replicas, {used:.0%} used")
     print(f"narratives at the same time, all gateways: {planned.narratives}")
-    print(summary(simulate(planned, list(arrivals(rate, 24 * 3600.0)))))
+    print(summary(simulate(planned, list(arrivals("stories", rate, 24 * 3600.0)))))
 
 
 def main() -> None:
@@ -156,11 +155,12 @@ def main() -> None:
     parser.add_argument("--prompt-s", type=float, default=1.1, help="seconds to describe a speaker")
     parser.add_argument("--prompt-slots", type=int, default=2, help="speakers described at the same time in a replica")
     parser.add_argument("--picture-s", type=float, default=1.4, help="seconds to draw a picture")
+    parser.add_argument("--profile", choices=PROFILES, default="stories", help="with --check: of the load test")
     parser.add_argument("--check", type=lambda text: [float(one) for one in text.split(",")], help="rates, per second")
     parser.add_argument("--seconds", type=float, default=40.0, help="with --check: seconds of arrivals")
     chosen = parser.parse_args()
     if chosen.check:
-        check(chosen.check, chosen.seconds)
+        check(chosen.profile, chosen.check, chosen.seconds)
         return
     prompt = Stage(chosen.prompt_s, chosen.prompt_slots)
     plan(Ensemble(Stage(chosen.asr_s), prompt, Stage(chosen.picture_s), chosen.speakers), chosen.stories_per_hour)

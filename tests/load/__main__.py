@@ -15,16 +15,11 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tests.load.arrivals import PROFILES
 from tests.load.ensembles import Target, running
 from tests.load.report import Run, markdown, svg
 
 ROOT = Path(__file__).parents[2]
-PROFILES = {
-    "stories": {"story": 1.0},
-    "transcriptions": {"transcription": 1.0},
-    "pictures": {"picture": 1.0},
-    "mixed": {"story": 0.5, "transcription": 0.2, "picture": 0.3},
-}
 _LOOK_EVERY_S = 0.25
 
 
@@ -36,7 +31,7 @@ async def offer(target: Target, profile: str, rate: float, arrivals_s: float) ->
             **os.environ,
             "LOAD_RATE": str(rate),
             "LOAD_SECONDS": str(arrivals_s),
-            "LOAD_PROFILE": json.dumps(PROFILES[profile]),
+            "LOAD_PROFILE": profile,
             "LOAD_SAMPLES": str(kept),
             "LOAD_RECORDING": str(ROOT / "examples" / "three-voices.flac"),
         }

@@ -17,9 +17,11 @@ from locust import HttpUser, constant, events, task
 from locust.env import Environment
 from urllib3 import PoolManager
 
+from tests.load.arrivals import arrivals
+
 RATE = float(os.environ["LOAD_RATE"])
 ARRIVALS_S = float(os.environ["LOAD_SECONDS"])
-PROFILE: dict[str, float] = json.loads(os.environ["LOAD_PROFILE"])
+PROFILE = os.environ["LOAD_PROFILE"]
 SAMPLES = Path(os.environ["LOAD_SAMPLES"])
 RECORDING = Path(os.environ["LOAD_RECORDING"]).read_bytes()
 SEED = int(os.environ.get("LOAD_SEED", "1"))
@@ -36,15 +38,12 @@ class Callers(HttpUser):
 
     @task
     def arrive(self) -> None:
-        random.seed(SEED)
-        kinds, weights = list(PROFILE), list(PROFILE.values())
         flying = Group()
-        due = started = time.monotonic()
+        started = time.monotonic()
         # By the clock, not by pauses: a caller that is late must not put off those behind.
-        while (due := due + random.expovariate(RATE)) < started + ARRIVALS_S:
-            gevent.sleep(max(0.0, due - time.monotonic()))
-            (kind,) = random.choices(kinds, weights)
-            flying.add(gevent.spawn(self.call, kind, due))
+        for at_s, kind in arrivals(PROFILE, RATE, ARRIVALS_S, SEED):
+            gevent.sleep(max(0.0, started + at_s - time.monotonic()))
+            flying.add(gevent.spawn(self.call, kind, started + at_s))
         flying.join()
         self.environment.runner.quit()
 

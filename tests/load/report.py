@@ -1,12 +1,12 @@
 """What a load test found, as Markdown with a plot."""
 
 import math
-import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
 # Of the time for which requests arrive: if what is left at its end takes longer, requests have piled up.
 LEFT_OVER = 0.25
+_COLOURS = ("#1f77b4", "#d62728", "#2ca02c")
 
 
 @dataclass
@@ -45,13 +45,13 @@ class Run:
     def failed(self) -> int:
         return self.offered - self.count("ok", "refused")
 
-    @property
-    def throughput(self) -> float:
-        """Requests that ended well, a second, from the first arrival to the last end."""
+    def throughput(self, *kinds: str) -> float:
+        """Requests that ended well (all, or of some kinds) a second, from the first arrival to the last end."""
         ended = [_end_s(one) for one in self.samples if one["outcome"] == "ok"]
         if not ended:
             return 0.0
-        return self.count("ok") / (max(ended) - min(one["arrived_s"] for one in self.samples))
+        well = sum(len(self.seconds(kind)) for kind in kinds or self.kinds())
+        return well / (max(ended) - min(one["arrived_s"] for one in self.samples))
 
     @property
     def keeps_up(self) -> bool:
@@ -98,7 +98,7 @@ def markdown(title: str, runs: list[Run], plot: str) -> str:
             refused = sum(one["outcome"] == "refused" for one in own)
             times = [f"{percentile(seconds, at):.2f}" for at in (50, 95, 99)] if seconds else ["-"] * 3
             row = [f"{run.rate:g}", kind, str(len(seconds)), str(refused), str(len(own) - len(seconds) - refused)]
-            lines += [f"| {' | '.join([*row, f'{run.throughput:.2f}', *times])} |"]
+            lines += [f"| {' | '.join([*row, f'{run.throughput(kind):.2f}', *times])} |"]
     stages = [(run, name, *values) for run in runs for name, values in sorted(run.stages().items())]
     if stages:
         lines += ["", "Where the time goes: a call's mean seconds in its service, waiting included.", ""]
@@ -115,7 +115,7 @@ def saturation(runs: list[Run]) -> str:
     beyond = [run for run in runs if not run.keeps_up]
     text = f"Kept up with {max(run.rate for run in kept):g}/s" if kept else "Kept up with none of the rates"
     if beyond:
-        most = max(run.throughput for run in runs)
+        most = max(run.throughput() for run in runs)
         refused, failed = sum(run.count("refused") for run in beyond), sum(run.failed for run in beyond)
         text += (
             f"; most that ended well was {most:.2f}/s. Beyond, {refused} requests were told to come back later (429 "
@@ -125,12 +125,12 @@ def saturation(runs: list[Run]) -> str:
 
 
 def svg(runs: list[Run]) -> str:
-    """Median and 95th percentile over the offered rate, for the first kind of request."""
-    kind = runs[0].kinds()[0]
-    points = [(run.rate, run.seconds(kind)) for run in runs if run.seconds(kind)]
+    """Median and 95th percentile over the offered rate, in a colour for each kind of request."""
+    kinds = sorted({kind for run in runs for kind in run.kinds() if run.seconds(kind)})
+    times = {kind: [(run.rate, run.seconds(kind)) for run in runs if run.seconds(kind)] for kind in kinds}
     width, height, left, top = 640, 360, 60, 20
-    most_x = max(rate for rate, _ in points) * 1.05
-    most_y = max(percentile(seconds, 95) for _, seconds in points) * 1.1
+    most_x = max(run.rate for run in runs) * 1.05
+    most_y = max(percentile(seconds, 95) for points in times.values() for _, seconds in points) * 1.1
 
     def at(rate: float, seconds: float) -> tuple[float, float]:
         x = left + rate / most_x * (width - left - 20)
@@ -142,21 +142,18 @@ def svg(runs: list[Run]) -> str:
         'font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<path d="M{left},{top} V{height - 40} H{width - 20}" fill="none" stroke="#444"/>',
-        f'<text x="{width / 2}" y="{height - 6}" text-anchor="middle">{kind} offered a second</text>',
-        f'<text x="{left + 8}" y="{top + 6}">seconds</text>',
+        f'<text x="{width / 2}" y="{height - 6}" text-anchor="middle">requests offered a second</text>',
+        f'<text x="{left + 8}" y="{top + 6}">seconds; line: median, dashes: 95th percentile</text>',
     ]
     for tick in range(1, 6):
         x, y = at(most_x * tick / 5, most_y * tick / 5)
         parts += [f'<text x="{x}" y="{height - 24}" text-anchor="middle">{most_x * tick / 5:.2g}</text>']
         parts += [f'<text x="{left - 6}" y="{y}" text-anchor="end">{most_y * tick / 5:.2g}</text>']
-    for name, colour, value in (
-        ("median", "#1f77b4", statistics.median),
-        ("p95", "#d62728", lambda seconds: percentile(seconds, 95)),
-    ):
-        places = [at(rate, value(seconds)) for rate, seconds in points]
-        line = " ".join(f"{x},{y}" for x, y in places)
-        parts += [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>']
-        parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in places]
-        x, y = places[-1]
-        parts += [f'<text x="{x - 6}" y="{y - 6}" text-anchor="end" fill="{colour}">{name}</text>']
+    for number, (kind, colour) in enumerate(zip(kinds, _COLOURS, strict=False)):
+        parts += [f'<text x="{left + 8}" y="{top + 24 + 16 * number}" fill="{colour}">{kind}</text>']
+        for percent, dashes in ((50, ""), (95, ' stroke-dasharray="6 4"')):
+            places = [at(rate, percentile(seconds, percent)) for rate, seconds in times[kind]]
+            line = " ".join(f"{x},{y}" for x, y in places)
+            parts += [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>']
+            parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in places]
     return "\n".join([*parts, "</svg>"]) + "\n"

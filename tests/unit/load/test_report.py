@@ -20,7 +20,7 @@ def test_a_run_that_keeps_up() -> None:
     run = Run(1.0, 10.0, [sample(number, 1.0) for number in range(10)])
 
     assert run.keeps_up
-    assert run.throughput == 1.0
+    assert run.throughput() == run.throughput("story") == 1.0
 
 
 def test_a_run_whose_requests_pile_up_does_not_keep_up() -> None:
@@ -50,7 +50,11 @@ def test_stages_are_differences_of_counters() -> None:
 
 
 def test_the_plot_is_a_picture() -> None:
-    runs = [Run(rate, 10.0, [sample(number, rate) for number in range(5)]) for rate in (1.0, 2.0)]
+    runs = [
+        Run(rate, 10.0, [sample(number, rate, kind=kind) for number in range(5) for kind in ("story", "picture")])
+        for rate in (1.0, 2.0)
+    ]
 
     assert svg(runs).startswith("<svg")
-    assert svg(runs).count("<polyline") == 2
+    # Median and 95th percentile of two kinds.
+    assert svg(runs).count("<polyline") == 4
