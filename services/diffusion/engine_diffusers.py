@@ -1,7 +1,6 @@
 """Engine on diffusers: Stable Diffusion 1.x and XL, FLUX and InstructPix2Pix, with LoRA adapters per request."""
 
 import collections
-import hashlib
 import os
 import time
 from collections.abc import Generator
@@ -11,15 +10,15 @@ import structlog
 import torch
 
 from narrative.catalogue import Catalogue
-from narrative.errors import WeightsError
 from narrative.objects import Objects
 from narrative.runtime.residency import ResidencyClient
 from services.diffusion.adapters import AdapterCache
 from services.diffusion.blocking import generate
+from services.diffusion.cards import infos, read_cards
 from services.diffusion.drawing_thread import Batch, DrawingThread, Order
 from services.diffusion.engine import AdapterFile, Emit, Image, ImageRequest, ModelInfo, Step
 from services.diffusion.exchange import AdapterExchange
-from services.diffusion.model_folder import ModelCard, read_card
+from services.diffusion.model_folder import ModelCard
 from services.diffusion.pipelines import LoadedModel, quiet_libraries
 from services.diffusion.plan import Planner
 from services.diffusion.png import encode_png
@@ -49,10 +48,7 @@ class DiffusersEngine:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         quiet_libraries()
-        catalogue = self._catalogue or Catalogue()
-        self._cards = [self._read_card(catalogue, model) for model in self._settings.models]
-        if len({card.id for card in self._cards}) < len(self._cards):
-            raise WeightsError(f"two models have one name: {', '.join(card.id for card in self._cards)}")
+        self._cards = read_cards(self._settings, self._catalogue)
         for card in self._cards:
             self._loaded[card.id] = LoadedModel(card, self._adapters, self._settings)
         if self._settings.residency_target:
@@ -72,11 +68,7 @@ class DiffusersEngine:
         self._loaded.clear()
 
     def models(self) -> list[ModelInfo]:
-        defaults = {card.task: card.id for card in reversed(self._cards)}
-        return [
-            ModelInfo(card.id, card.task, "diffusers", card.licence, is_default=defaults[card.task] == card.id)
-            for card in self._cards
-        ]
+        return infos(self._cards, "diffusers")
 
     def check(self, request: ImageRequest) -> None:
         assert self._planner is not None, "load() comes first"
@@ -113,15 +105,6 @@ class DiffusersEngine:
             residency.add(name, model.weights.num_bytes + int(settings.residency_working_bytes), model.weights)
         residency.start()
         return residency
-
-    def _read_card(self, catalogue: Catalogue, model: str) -> ModelCard:
-        path = catalogue.resolve(model, self._settings.common.models_dir)
-        if model.startswith(("/", ".", "~")):
-            return read_card(path.resolve().name, path)
-        entry = catalogue.entry(model)
-        listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(entry.files.items()))
-        digest = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}" if listing else ""
-        return read_card(model, path, licence=entry.licence, digest=digest)
 
     def _warm_up(self, card: ModelCard) -> None:
         """Two steps at the model's own size: kernels are chosen and memory is taken before the first request."""

@@ -1,4 +1,4 @@
-"""protobuf to dataclasses and back."""
+"""DiffusionService: takes requests in, hands out what the engine draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import grpc
 from narrative.errors import InvalidInput, InvalidParameter, PayloadTooLarge
 from narrative.runtime.executor import BoundedExecutor
 from narrative.v1 import common_pb2, diffusion_pb2, diffusion_pb2_grpc
-from services.diffusion.engine import Adapter, AdapterFile, DiffusionEngine, Event, Finished, Image, ImageRequest, Step
+from services.diffusion.engine import AdapterFile, DiffusionEngine, Event, Finished, Image, ImageRequest, Step
+from services.diffusion.messages import read_options, read_request, write_chunks, write_step
 
 CHUNK_BYTES = 256 * 1024
 DISCARD_S = 1.0
@@ -37,7 +38,7 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
         request: diffusion_pb2.CheckImagesRequest,
         context: grpc.aio.ServicerContext[diffusion_pb2.CheckImagesRequest, diffusion_pb2.CheckImagesResponse],
     ) -> diffusion_pb2.CheckImagesResponse:
-        await asyncio.to_thread(self._engine.check, _request(request.generation))
+        await asyncio.to_thread(self._engine.check, read_request(request.generation))
         return diffusion_pb2.CheckImagesResponse()
 
     async def GenerateImages(
@@ -47,12 +48,12 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
             diffusion_pb2.GenerateImagesRequest, AsyncIterator[diffusion_pb2.GenerateImagesResponse]
         ],
     ) -> AsyncIterator[diffusion_pb2.GenerateImagesResponse]:
-        async with contextlib.aclosing(self._events(_request(request))) as events:
+        async with contextlib.aclosing(self._events(read_request(request))) as events:
             async for event in events:
                 if isinstance(event, Step):
-                    yield diffusion_pb2.GenerateImagesResponse(step=_step(event))
+                    yield diffusion_pb2.GenerateImagesResponse(step=write_step(event))
                 else:
-                    for chunk in _chunks(event):
+                    for chunk in write_chunks(event, CHUNK_BYTES):
                         yield diffusion_pb2.GenerateImagesResponse(chunk=chunk)
 
     async def EditImages(
@@ -70,9 +71,9 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
         async with contextlib.aclosing(self._events(request)) as events:
             async for event in events:
                 if isinstance(event, Step):
-                    yield diffusion_pb2.EditImagesResponse(step=_step(event))
+                    yield diffusion_pb2.EditImagesResponse(step=write_step(event))
                 else:
-                    for chunk in _chunks(event):
+                    for chunk in write_chunks(event, CHUNK_BYTES):
                         yield diffusion_pb2.EditImagesResponse(chunk=chunk)
 
     async def ImportAdapter(
@@ -119,8 +120,7 @@ class DiffusionServicer(diffusion_pb2_grpc.DiffusionServiceServicer):
                 )
         if options is None:
             raise InvalidInput("the call carried no message; the first must carry options", field="options")
-        image_guidance = options.image_guidance_scale if options.HasField("image_guidance_scale") else None
-        return _request(options.generation, bytes(source), image_guidance)
+        return read_options(options, bytes(source))
 
     async def _events(self, request: ImageRequest) -> AsyncGenerator[Step | Image, None]:
         loop = asyncio.get_running_loop()
@@ -161,49 +161,4 @@ def models(engine: DiffusionEngine) -> Iterator[common_pb2.Model]:
             licence=model.licence,
             languages=["en"],
             is_default=model.is_default,
-        )
-
-
-def _request(
-    message: diffusion_pb2.GenerateImagesRequest, source: bytes | None = None, image_guidance: float | None = None
-) -> ImageRequest:
-    return ImageRequest(
-        prompt=message.prompt,
-        model=message.model,
-        negative_prompt=message.negative_prompt,
-        seed=message.seed if message.HasField("seed") else None,
-        num_images=message.num_images,
-        num_steps=message.num_inference_steps,
-        guidance_scale=message.guidance_scale if message.HasField("guidance_scale") else None,
-        width=message.width,
-        height=message.height,
-        scheduler=message.scheduler,
-        adapters=tuple(
-            Adapter(
-                one.name,
-                one.weight,
-                one.text_encoder_weight if one.HasField("text_encoder_weight") else one.weight,
-            )
-            for one in message.adapters
-        ),
-        source=source,
-        image_guidance_scale=image_guidance,
-    )
-
-
-def _step(step: Step) -> diffusion_pb2.Step:
-    return diffusion_pb2.Step(image_index=step.image_index, step=step.step, num_steps=step.num_steps)
-
-
-def _chunks(image: Image) -> Iterator[diffusion_pb2.ImageChunk]:
-    for start in range(0, len(image.png), CHUNK_BYTES):
-        yield diffusion_pb2.ImageChunk(
-            image_index=image.image_index,
-            data=image.png[start : start + CHUNK_BYTES],
-            last=start + CHUNK_BYTES >= len(image.png),
-            seed=image.seed,
-            width=image.width,
-            height=image.height,
-            duration_s=image.duration_s,
-            batch_size=image.batch_size,
         )
