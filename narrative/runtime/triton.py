@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -22,8 +22,10 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from narrative.errors import Cancelled, ModelNotFound, NarrativeError, ServiceUnavailable, from_rpc_error
+from narrative.runtime.residency import ResidencyClient
 from narrative.runtime.triton_errors import ModelAway, from_triton
-from narrative.settings import TritonSettings
+from narrative.runtime.vllm import ServerLeases
+from narrative.settings import TritonLeasingSettings, TritonSettings
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -46,16 +48,6 @@ class End:
     error: NarrativeError | None = None
 
 
-class Leases(Protocol):
-    """What keeps the model loaded while it is used, where models take turns; ``ServerLeases`` is one."""
-
-    def start(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def lease(self) -> contextlib.AbstractAsyncContextManager[None]: ...
-
-
 class TritonModel:
     """A model of a Triton server; safe to use from many threads between ``open`` and ``close``.
 
@@ -73,10 +65,10 @@ class TritonModel:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"triton-{self._model}", daemon=True)
         self._loading = asyncio.Lock()
-        self._leases: Leases | None = None
+        self._leases: ServerLeases | None = None
         self._client: Any = None
 
-    def open(self, leases: Leases | None = None) -> None:
+    def open(self, leases: ServerLeases | None = None) -> None:
         """Connects, waits for the server where it is still starting, and has it load the model.
 
         Args:
@@ -185,7 +177,9 @@ class TritonModel:
             try:
                 await self._client.load_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
             except InferenceServerException as error:
-                raise ServiceUnavailable(f"{self._where} cannot load {self._model}: {error.message()}") from error
+                # The rest is where in the code it was, which the server's log has too.
+                why = error.message().partition("\n")[0]
+                raise ServiceUnavailable(f"{self._where} cannot load {self._model}: {why}") from error
             log.info("Triton loaded", model=self._model, load_s=round(time.monotonic() - started_s, 2))
 
     async def _unload(self) -> None:
@@ -222,10 +216,9 @@ class TritonModel:
         return (await self._client.get_model_repository_index(client_timeout=_ASK_S)).models
 
     async def _call(self, tensors: Mapping[str, bytes], output: str) -> bytes:
-        async with contextlib.aclosing(self._answers(tensors, output)) as answers:
-            async for answer in answers:
-                return answer
-        raise NarrativeError(f"{self._where}: {self._model} gave no answer")
+        # To its end: Triton takes a stream that is left before for a request that was cancelled.
+        answers = [answer async for answer in self._answers(tensors, output)]
+        return answers[0]
 
     async def _stream(self, tensors: Mapping[str, bytes], output: str, tell: Callable[[bytes | End], None]) -> None:
         try:
@@ -278,6 +271,23 @@ class TritonModel:
             raise from_triton(error.message(), error.status(), self._where, self._model) from error
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._where) from error
+
+
+def leases_of(
+    model: TritonModel, settings: TritonLeasingSettings, process: str, max_waiting: int
+) -> ServerLeases | None:
+    """Leases on a model's memory, where the settings want it to take turns with others.
+
+    Args:
+        process: name of this process for people, for example "diffusion".
+        max_waiting: calls that may wait for the memory at the same time.
+    """
+    if not (settings.residency_target and settings.triton_bytes):
+        return None
+    residency = ResidencyClient(settings.residency_target, process, settings.residency_wait_s)
+    return ServerLeases(
+        model, settings.triton_model, int(settings.triton_bytes), settings.triton_device, residency, max_waiting
+    )
 
 
 def _input(name: str, data: bytes) -> InferInput:

@@ -20,14 +20,15 @@ from narrative.runtime.triton_errors import to_triton
 
 log = structlog.get_logger()
 
+# Names: the backend puts its classes into that module only after it has imported the model.
 _CODES = {
-    grpc.StatusCode.INVALID_ARGUMENT: pb_utils.TritonError.INVALID_ARG,
-    grpc.StatusCode.OUT_OF_RANGE: pb_utils.TritonError.INVALID_ARG,
-    grpc.StatusCode.NOT_FOUND: pb_utils.TritonError.NOT_FOUND,
-    grpc.StatusCode.ALREADY_EXISTS: pb_utils.TritonError.ALREADY_EXISTS,
-    grpc.StatusCode.CANCELLED: pb_utils.TritonError.CANCELLED,
-    grpc.StatusCode.UNAVAILABLE: pb_utils.TritonError.UNAVAILABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: pb_utils.TritonError.UNAVAILABLE,
+    grpc.StatusCode.INVALID_ARGUMENT: "INVALID_ARG",
+    grpc.StatusCode.OUT_OF_RANGE: "INVALID_ARG",
+    grpc.StatusCode.NOT_FOUND: "NOT_FOUND",
+    grpc.StatusCode.ALREADY_EXISTS: "ALREADY_EXISTS",
+    grpc.StatusCode.CANCELLED: "CANCELLED",
+    grpc.StatusCode.UNAVAILABLE: "UNAVAILABLE",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "UNAVAILABLE",
 }
 ctypes.pythonapi.PyCapsule_SetDestructor.argtypes = (ctypes.py_object, ctypes.c_void_p)
 
@@ -53,14 +54,9 @@ def read_bytes(request: Any, name: str) -> bytes | None:
     return None if tensor is None else np.from_dlpack(tensor).tobytes()
 
 
-def answer(message: Message, output: str) -> Any:
-    """A response that holds one message."""
-    data = np.frombuffer(bytearray(message.SerializeToString()), np.uint8)
-    capsule = data[np.newaxis].__dlpack__()
-    # The backend takes the memory over and frees it, but renames the capsule in a way that numpy's own destructor
-    # complains about.
-    ctypes.pythonapi.PyCapsule_SetDestructor(capsule, None)
-    return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(output, capsule)])
+def answer(**tensors: bytes) -> Any:
+    """A response; every output is given by name."""
+    return pb_utils.InferenceResponse([_tensor(name, data) for name, data in tensors.items()])
 
 
 def failure(error: Exception) -> Any:
@@ -68,7 +64,7 @@ def failure(error: Exception) -> Any:
     if not isinstance(error, NarrativeError):
         log.error("unforeseen error", exc_info=error)
         error = NarrativeError("the model failed unexpectedly; the log of the Triton server says how")
-    code = _CODES.get(error.grpc_code, pb_utils.TritonError.INTERNAL)
+    code = getattr(pb_utils.TritonError, _CODES.get(error.grpc_code, "INTERNAL"))
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(to_triton(error), code))
 
 
@@ -91,7 +87,7 @@ class Replies:
 
     def send(self, message: Message) -> None:
         """Sends an answer; more may follow."""
-        self._sender.send(answer(message, self._output))
+        self._sender.send(answer(**{self._output: message.SerializeToString()}))
 
     def finish(self, error: Exception | None = None) -> None:
         """Sends the end, with an error if there is one."""
@@ -100,3 +96,11 @@ class Replies:
             self._sender.send(flags=final)
         else:
             self._sender.send(failure(error), flags=final)
+
+
+def _tensor(name: str, data: bytes) -> Any:
+    capsule = np.frombuffer(bytearray(data), np.uint8)[np.newaxis].__dlpack__()
+    # The backend takes the memory over and frees it, but renames the capsule in a way that numpy's own destructor
+    # complains about.
+    ctypes.pythonapi.PyCapsule_SetDestructor(capsule, None)
+    return pb_utils.Tensor.from_dlpack(name, capsule)

@@ -1,7 +1,6 @@
 """Servers of the vLLM family under residency: one sleeps while others need the device, and wakes for a call.
 
-vLLM must have been started with ``--enable-sleep-mode`` and ``VLLM_SERVER_DEV_MODE=1``, vLLM-Omni with the former; both
-must be out of reach for strangers: whoever reaches those endpoints can put the server to sleep.
+Such a server must be out of reach for strangers: whoever reaches the endpoints used here can put it to sleep.
 """
 
 import asyncio
@@ -14,6 +13,7 @@ import httpx
 
 from narrative.errors import ServiceUnavailable
 from narrative.runtime.residency import ResidencyClient
+from narrative.runtime.residency_models import Movable
 
 # Level 1 keeps the weights in host memory, adapters included; level 2 drops them.
 _LEVEL = "1"
@@ -26,6 +26,8 @@ def server_root(url: str) -> str:
 
 class VllmServer:
     """A ``Movable``: loading wakes the server, offloading puts it to sleep.
+
+    It must have been started with ``--enable-sleep-mode`` and ``VLLM_SERVER_DEV_MODE=1``.
 
     Args:
         url: base URL of its OpenAI-compatible API.
@@ -59,8 +61,8 @@ class VllmServer:
             httpx.post(f"{self._root}{path}", params=query, timeout=self._timeout_s).raise_for_status()
         except httpx.HTTPError as error:
             raise ServiceUnavailable(
-                f"the server at {self._root} refused {path}: {error}; start it with --enable-sleep-mode (vLLM also "
-                "with VLLM_SERVER_DEV_MODE=1), or set no bytes that it gives up under residency"
+                f"the server at {self._root} refused {path}: {error}; start vLLM with --enable-sleep-mode and "
+                "VLLM_SERVER_DEV_MODE=1, or set no bytes that it gives up under residency"
             ) from error
 
     def _expect(self, *, asleep: bool) -> None:
@@ -86,7 +88,7 @@ class ServerLeases:
     """
 
     def __init__(
-        self, server: VllmServer, model: str, num_bytes: int, device: str, residency: ResidencyClient, max_waiting: int
+        self, server: Movable, model: str, num_bytes: int, device: str, residency: ResidencyClient, max_waiting: int
     ) -> None:
         self._server = server
         self._model = model

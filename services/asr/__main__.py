@@ -27,6 +27,10 @@ def build_engine(settings: AsrSettings) -> AsrEngine:
         from services.asr.engine_fake import FakeEngine
 
         return FakeEngine(settings)
+    if settings.engine == "triton":
+        from services.asr.engine_triton import TritonEngine
+
+        return TritonEngine(settings, build_diarizer(settings).info)
     from services.asr.engine_whisper import WhisperEngine
 
     return WhisperEngine(settings, build_diarizer(settings))

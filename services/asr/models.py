@@ -1,4 +1,4 @@
-"""The transcription models that can be asked for: those of the settings, and those that the trainer published."""
+"""The transcription models in memory: those of the settings, and those that the trainer published."""
 
 import asyncio
 import contextlib
@@ -7,38 +7,28 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
-
-from narrative.catalogue import Catalogue
-from narrative.errors import InvalidParameter, ModelNotFound, NarrativeError, NotFound, WeightsError
-from narrative.objects import Objects
-from narrative.registry import SPEECH_MODELS, Entry, LocalCopies, Registry
+from narrative.errors import NarrativeError, WeightsError
+from narrative.registry import LocalCopies
 from narrative.runtime.residency import ResidencyClient
 from services.asr.engine import ModelInfo
-from services.asr.options import check_model
+from services.asr.model_list import ModelList
 from services.asr.settings import AsrSettings
 from services.asr.whisper import Whisper
 
-log = structlog.get_logger()
 CARD = "model-card.json"
-_ENGINE = "faster-whisper"
 
 
 class TranscriptionModels:
-    """Models of the settings stay in memory; published ones are loaded when they are first asked for.
-
-    The object store is looked at with every request for one, so that a model that was trained a moment ago can be used
-    at once; a copy is kept in a folder. A published model does not hide one of the settings.
+    """Models of the settings stay in memory; published ones are copied and loaded when they are first asked for.
 
     Under residency "in memory" means in the books of the residency service: weights are on the device under a lease.
     """
 
     def __init__(self, settings: AsrSettings) -> None:
         self._settings = settings
-        self._registry = Registry(Objects(settings.objects_url), SPEECH_MODELS, ModelNotFound, "model")
-        self._copies = LocalCopies(self._registry, settings.published_models)
+        self._list = ModelList(settings)
+        self._copies = LocalCopies(self._list.registry, settings.published_models)
         self._residency: ResidencyClient | None = None
-        self._infos: dict[str, ModelInfo] = {}
         self._configured: dict[str, Whisper] = {}
         self._published: OrderedDict[str, tuple[int, Whisper]] = OrderedDict()
         self._lock = threading.Lock()
@@ -52,57 +42,24 @@ class TranscriptionModels:
         if self._settings.residency_target:
             self._residency = ResidencyClient(self._settings.residency_target, "asr", self._settings.residency_wait_s)
             self._residency.start()
-        catalogue = Catalogue()
-        licences = {entry.id: entry.licence for entry in catalogue}
-        for model in self._settings.models:
-            folder = catalogue.resolve(model, self._settings.common.models_dir)
-            name = model if model in licences else folder.name
-            self._configured[name] = whisper = self._open(name, folder)
-            self._infos[name] = ModelInfo(
-                name,
-                "transcription",
-                _ENGINE,
-                licences.get(model, ""),
-                tuple(whisper.languages),
-                is_default=not self._infos,
-            )
+        self._list.load()
+        for name, folder in self._list.folders.items():
+            self._configured[name] = self._open(name, folder)
 
     def close(self) -> None:
         """Lets go of everything."""
         if self._residency is not None:
             self._residency.close()
-        self._infos.clear()
         self._configured.clear()
         self._published.clear()
 
     def infos(self) -> dict[str, ModelInfo]:
-        """What can be asked for now, by name, the default first; blocks while it asks the object store."""
-        try:
-            published = asyncio.run(self._registry.entries())
-        except NarrativeError as error:
-            # That must not keep anybody from the models of the settings.
-            log.warning("published models cannot be listed", error=error.message)
-            published = []
-        found = {entry.name: _info(entry) for entry in published if entry.name not in self._infos}
-        return self._infos | {name: info for name, info in found.items() if info is not None}
+        """See ``ModelList.infos``."""
+        return self._list.infos()
 
     def info(self, name: str) -> ModelInfo:
-        """One of them; "" is the default.
-
-        Raises:
-            ModelNotFound: names those there are.
-        """
-        if not name or name in self._infos:
-            return self._infos[name or next(iter(self._infos))]
-        try:
-            info = _info(asyncio.run(self._registry.entry(name)))
-        except (NotFound, InvalidParameter):
-            info = None
-        if info is None:
-            infos = self.infos()
-            check_model(name, infos)
-            return infos[name]
-        return info
+        """See ``ModelList.info``."""
+        return self._list.info(name)
 
     @contextlib.contextmanager
     def using(self, name: str, cancelled: threading.Event) -> Iterator[Whisper]:
@@ -159,7 +116,7 @@ class TranscriptionModels:
         num_bytes = weight_bytes(folder, settings.compute_type) + int(settings.residency_working_bytes)
         self._residency.add(name, num_bytes, whisper)
         try:
-            # Once on the device it is warm, and its languages are known.
+            # Once on the device it is warm.
             with self._residency.lease(name):
                 return whisper
         except NarrativeError:
@@ -169,16 +126,6 @@ class TranscriptionModels:
     def _forget(self, name: str) -> None:
         if self._residency is not None:
             self._residency.remove(name)
-
-
-def _info(entry: Entry) -> ModelInfo | None:
-    """What is told of a published model; None where its card says too little to use it."""
-    try:
-        languages = tuple(map(str, entry.description["languages"]))
-    except (KeyError, TypeError) as error:
-        log.warning("published model left out", model=entry.name, error=repr(error))
-        return None
-    return ModelInfo(entry.name, "transcription", _ENGINE, str(entry.description.get("licence", "")), languages)
 
 
 def weight_bytes(folder: Path, compute_type: str) -> int:

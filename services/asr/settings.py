@@ -8,17 +8,19 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import LeasingSettings
+from narrative.settings import TritonLeasingSettings
 
 
-class AsrSettings(LeasingSettings):
+class AsrSettings(TritonLeasingSettings):
     """Variables are named ``NARRATIVE_ASR__<FIELD>``; lists are written as JSON."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_ASR__", extra="ignore")
 
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
-    engine: Literal["whisper", "fake"] = Field(
-        "whisper", description="Engine; 'fake' has a fixed service time and is for load tests of the rest."
+    engine: Literal["whisper", "triton", "fake"] = Field(
+        "whisper",
+        description="Engine; 'triton' runs 'whisper' on a Triton server; 'fake' has a fixed service time and is for "
+        "load tests of the rest.",
     )
 
     models: list[str] = Field(
@@ -84,6 +86,8 @@ class AsrSettings(LeasingSettings):
         default_factory=lambda: Path(tempfile.gettempdir()),
         description="Folder for the upload and the decoded audio (32 kB a second) of running calls.",
     )
+
+    triton_model: str = Field("asr", description="Name of the model in Triton's repository.")
 
     fake_service_s: float = Field(0.0, ge=0, description="Seconds a call of the fake engine takes.")
 

@@ -72,12 +72,8 @@ class Whisper:
         folder: weights and tokenizer.
         workers: calls that run at the same time.
         min_context_s: least audio the encoder is given, 10 to 30.
-
-    Attributes:
-        languages: ISO 639-1 codes it understands; known once it has been loaded.
     """
 
-    languages: Sequence[str] = ()
     _model: WhisperModel
 
     def __init__(
@@ -116,7 +112,6 @@ class Whisper:
                 raise OutOfMemory(f"{device} has no room for {self._folder.name} now", retry_after_s=5.0) from error
             raise WeightsError(f"{self._folder} cannot be loaded as a Whisper model on {device}: {error}") from error
         self._device = device
-        self.languages = list(self._model.supported_languages)
         # The first call allocates buffers and chooses kernels; better now than in a request.
         self.transcribe([Stretch(np.zeros(SAMPLE_RATE_HZ, np.float32), "en")], temperature=0.0)
 

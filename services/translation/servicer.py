@@ -68,6 +68,10 @@ def make_engine(name: str, settings: TranslationSettings) -> TranslationEngine:
         from services.translation.engine_llm import LlmEngine
 
         return LlmEngine(settings)
+    if name == "triton":
+        from services.translation.engine_triton import TritonEngine
+
+        return TritonEngine(settings)
     from services.translation.engine_fake import FakeEngine
 
     return FakeEngine(settings.fake_seconds_per_text)

@@ -5,13 +5,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import ServiceSettings
+from narrative.settings import TritonSettings
 
-EngineName = Literal["gloss", "ctranslate2", "llm", "fake"]
+EngineName = Literal["gloss", "ctranslate2", "llm", "triton", "fake"]
 LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
 
 
-class TranslationSettings(ServiceSettings):
+class TranslationSettings(TritonSettings):
     """Read from ``NARRATIVE_TRANSLATION__*``; lists are written as JSON."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_TRANSLATION__", extra="ignore")
@@ -47,6 +47,8 @@ class TranslationSettings(ServiceSettings):
     )
     llm_timeout_s: float = Field(60.0, gt=0, description="Longest one text may take on the LLM, in seconds.")
     llm_max_concurrency: int = Field(16, ge=1, description="Texts sent to the LLM at the same time.")
+
+    triton_model: str = Field("translation", description="Name of the model in Triton's repository.")
 
     fake_seconds_per_text: float = Field(0.0, ge=0, description="Service time of the fake engine, per text.")
 

@@ -1,0 +1,48 @@
+"""The engines of ``services.translation`` on Triton's Python backend; settings are those of the service."""
+
+import json
+from dataclasses import asdict
+
+from narrative.errors import InvalidParameter, NarrativeError
+from narrative.runtime.logging import configure_logging
+from narrative.runtime.triton_backend import answer, failure, read_bytes, take_device
+from narrative.v1 import translation_pb2
+from services.translation.engine import EngineSet
+from services.translation.servicer import make_engine
+from services.translation.settings import TranslationSettings
+from services.translation.together import Asked, translate_together
+
+
+class TritonPythonModel:
+    """One instance: every engine that the settings name."""
+
+    def initialize(self, args):
+        settings = TranslationSettings(device=take_device(args))
+        configure_logging(settings.common, args["model_name"])
+        if "triton" in settings.engines:
+            raise InvalidParameter("NARRATIVE_TRANSLATION__ENGINES of a Triton server must name what runs on it")
+        self._engines = EngineSet([make_engine(name, settings) for name in settings.engines], settings.default_engine)
+        self._engines.load()
+        self._about = json.dumps(asdict(self._engines.get("").info)).encode()
+
+    def execute(self, requests):
+        try:
+            asked = [_read(request) for request in requests]
+            return [self._answer(texts) for texts in translate_together(self._engines, asked)]
+        # A model that lets an exception out answers nobody.
+        except Exception as error:
+            return [failure(error) for _ in requests]
+
+    def finalize(self):
+        self._engines.close()
+
+    def _answer(self, texts):
+        if isinstance(texts, NarrativeError):
+            return failure(texts)
+        response = translation_pb2.TranslateResponse(texts=texts)
+        return answer(RESPONSE=response.SerializeToString(), ENGINE=self._about)
+
+
+def _read(request):
+    message = translation_pb2.TranslateRequest.FromString(read_bytes(request, "REQUEST"))
+    return Asked(tuple(message.texts), message.source_language, message.target_language, message.engine)
