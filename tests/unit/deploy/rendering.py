@@ -45,7 +45,8 @@ class Overlay:
         container = pod_of(workload)["containers"][0]
         values: dict[str, str] = {}
         for source in container.get("envFrom", []):
-            values |= self.named("ConfigMap", source["configMapRef"]["name"])["data"]
+            if "configMapRef" in source:
+                values |= self.named("ConfigMap", source["configMapRef"]["name"])["data"]
         return values | {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ DEPLOYED_AS = {"llm": "llama"}
 SECRETS = {
     "NARRATIVE_GATEWAY__API_KEY_HASHES": f'["{"0" * 64}"]',
     "NARRATIVE_DATABASE_URL": "postgresql://user@host/narrative",
-    "NARRATIVE_GATEWAY__OBJECT_STORE_URL": "s3://bucket/prefix",
+    **{f"NARRATIVE_{name}__OBJECT_STORE_URL": "s3://bucket/prefix" for name in ("GATEWAY", "ASR", "DIFFUSION")},
     "NARRATIVE_GATEWAY__EXECUTOR_ID": "gateway-0",
 }
 

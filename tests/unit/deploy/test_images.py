@@ -140,7 +140,13 @@ def test_compose_files(on_top: str, monkeypatch: pytest.MonkeyPatch) -> None:
             for key, value in {**IMAGES[deployed].environment, **services[deployed].get("environment", {})}.items():
                 if key.startswith("NARRATIVE_"):
                     patch.setenv(key, value)
-            assert processes[process].load()().host == "0.0.0.0"
+            settings = processes[process].load()()
+            assert settings.host == "0.0.0.0"
+            # Everything is written to volumes, and adapters to one that all share.
+            mounted = {volume["target"]: volume["source"] for volume in services[deployed].get("volumes", ())}
+            if process != "prompt":
+                assert mounted[str(settings.object_store_url)] == "objects"
+                assert str(settings.common.data_dir) in mounted
 
 
 def test_the_board_asks_for_metrics_that_there_are() -> None:

@@ -136,7 +136,8 @@ def test_what_is_mentioned_exists(overlay: Overlay) -> None:
             assert "persistentVolumeClaim" not in volume or volume["persistentVolumeClaim"]["claimName"] in claims
         for container in containers_of(workload):
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
-            assert {source["configMapRef"]["name"] for source in container.get("envFrom", [])} <= config_maps
+            sources = [source for source in container.get("envFrom", []) if "configMapRef" in source]
+            assert {source["configMapRef"]["name"] for source in sources} <= config_maps
 
 
 def test_secrets_are_only_mentioned(overlay: Overlay) -> None:
@@ -158,6 +159,24 @@ def test_gateways_that_share_work_share_what_it_is_kept_in(overlay: Overlay) -> 
     assert executor["fieldRef"]["fieldPath"] == "metadata.name"
     if gateway["spec"]["replicas"] > 1:
         assert {"NARRATIVE_DATABASE_URL", "NARRATIVE_GATEWAY__OBJECT_STORE_URL"} <= set(variables)
+
+
+def test_all_read_and_write_the_same_objects(overlay: Overlay) -> None:
+    """Adapters are put into the object store by one process and drawn with by another."""
+    places = []
+    for kind, name in (("StatefulSet", "gateway"), ("Deployment", "asr"), ("Deployment", "diffusion")):
+        workload = overlay.named(kind, name)
+        (container,) = pod_of(workload)["containers"]
+        (url,) = [one for one in container["env"] if one["name"] == f"NARRATIVE_{name.upper()}__OBJECT_STORE_URL"]
+        place = url.get("value") or url["valueFrom"]["secretKeyRef"]
+        if place == "/objects":
+            (mount,) = [one["name"] for one in container["volumeMounts"] if one["mountPath"] == place]
+            (place,) = [one["persistentVolumeClaim"] for one in pod_of(workload)["volumes"] if one["name"] == mount]
+        else:
+            assert {"secretRef": {"name": place["name"]}} in container["envFrom"]
+        places.append(place)
+
+    assert places[0] == places[1] == places[2]
 
 
 def test_whoever_asks_for_a_gpu_tolerates_its_taint(overlay: Overlay) -> None:
