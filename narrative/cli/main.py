@@ -4,7 +4,20 @@ import sys
 
 import typer
 
-from narrative.cli import config, ensemble, evaluate, gpus, grid, models, picture, plan, story, train, transcribe
+from narrative.cli import (
+    adapter_files,
+    config,
+    ensemble,
+    evaluate,
+    gpus,
+    grid,
+    models,
+    picture,
+    plan,
+    story,
+    train,
+    transcribe,
+)
 from narrative.cli.console import err
 from narrative.errors import NarrativeError
 
@@ -38,6 +51,7 @@ app.command(
 app.command("gpus")(gpus.gpus)
 app.command("plan")(plan.plan)
 app.command("config")(config.config)
+app.add_typer(adapter_files.app, name="adapters", help="List, import, export and remove LoRA adapters.")
 app.add_typer(models.app, name="models", help="Fetch, list and check model weights.")
 
 

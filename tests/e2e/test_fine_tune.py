@@ -3,10 +3,15 @@
 import base64
 import io
 import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import numpy as np
 import PIL.Image
+from safetensors.numpy import load_file
 
 
 def picture(shade: int) -> bytes:
@@ -25,7 +30,7 @@ def drawn(http: httpx.Client, **more: object) -> bytes:
     return base64.b64decode(response.json()["data"][0]["b64_json"])
 
 
-def test_what_was_trained_by_rest_is_drawn_with_at_once(http: httpx.Client) -> None:
+def test_what_was_trained_by_rest_is_drawn_with_at_once(http: httpx.Client, tmp_path: Path) -> None:
     assert http.get("/readyz").json() == {"status": "ready"}
     before = drawn(http)
     files = [("file", (f"{shade}.png", picture(shade))) for shade in (0, 120, 240)]
@@ -60,5 +65,37 @@ def test_what_was_trained_by_rest_is_drawn_with_at_once(http: httpx.Client) -> N
     assert shown["measures"]["finalLoss"] > 0
     adapters = {adapter["name"]: adapter["training"] for adapter in http.get("/v1/adapters").json()["data"]}
     assert adapters["rest_seal"]["base"] == "storybook"
-    assert drawn(http, adapters=[{"name": "rest_seal"}]) != before
+    with_adapter = drawn(http, adapters=[{"name": "rest_seal"}])
+    assert with_adapter != before
     assert drawn(http) == before
+    leaves_and_comes_back(http, tmp_path, pixels(with_adapter))
+
+
+def leaves_and_comes_back(http: httpx.Client, folder: Path, expected: np.ndarray) -> None:
+    """The adapter as a file of kohya's form, published under another name, draws the same picture."""
+    command = [sys.executable, "-m", "narrative.cli.main", "adapters"]
+    where = ["--url", str(http.base_url)]
+    file = folder / "from_kohya.safetensors"
+    subprocess.run([*command, "export", "rest_seal", "-o", file, *where], check=True, timeout=60)
+    assert any(key.startswith("lora_unet_down_blocks") for key in load_file(file))
+    subprocess.run([*command, "import", file, "--licence", "MIT", *where], check=True, timeout=60)
+    again = subprocess.run([*command, "import", file, *where], check=False, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 1
+    assert "there is an adapter 'from_kohya'" in " ".join(again.stderr.split())
+    listed = subprocess.run([*command, "list", *where], check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "from_kohya" in listed
+    # Bit for bit the same weights; where they lie in memory decides which kernels round them.
+    difference = pixels(drawn(http, adapters=[{"name": "from_kohya"}])).astype(int) - expected
+    assert np.abs(difference).max() <= 2
+    subprocess.run([*command, "rm", "from_kohya", *where], check=True, timeout=60)
+    request = {"prompt": "a house", "adapters": [{"name": "from_kohya"}]}
+    assert http.post("/v1/images/generations", json=request).status_code == 404
+    pickled = {"file": ("bad.safetensors", pickle.dumps({"lora": 1}))}
+    refused = http.post("/v1/adapters", data={"name": "bad"}, files=pickled)
+    assert refused.status_code == 422
+    assert "pickle" in refused.json()["detail"]
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with PIL.Image.open(io.BytesIO(png)) as opened:
+        return np.asarray(opened.convert("RGB"))
