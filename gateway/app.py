@@ -23,6 +23,7 @@ from gateway.routes import (
     adapters,
     audio,
     datasets,
+    edits,
     fine_tunes,
     gpus,
     health,
@@ -42,7 +43,16 @@ from narrative.runtime.tracing import client_interceptors
 
 log = structlog.get_logger()
 _SWEEP_EVERY_S = 3600.0
-_UPLOAD_PATHS = frozenset({"/v1/narratives", "/v1/uploads", "/v1/datasets", "/v1/audio/transcriptions", "/v1/adapters"})
+_UPLOAD_PATHS = frozenset(
+    {
+        "/v1/adapters",
+        "/v1/audio/transcriptions",
+        "/v1/datasets",
+        "/v1/images/edits",
+        "/v1/narratives",
+        "/v1/uploads",
+    }
+)
 
 
 def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
@@ -67,6 +77,7 @@ def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
         media.router,
         uploads.router,
         audio.router,
+        edits.router,
         images.router,
         models.router,
         gpus.router,

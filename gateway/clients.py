@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ FULL_NAMES = {
     "translation": "narrative.v1.TranslationService",
     "diffusion": "narrative.v1.DiffusionService",
 }
+
+
+_CHUNK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -122,23 +125,29 @@ class Services:
 
     async def generate(self, request: diffusion_pb2.GenerateImagesRequest) -> AsyncIterator[diffusion_pb2.Step | Drawn]:
         """Draws pictures; yields every step done and every picture as soon as it is whole."""
-        parts: dict[int, bytearray] = {}
-        with rpc_errors("diffusion"):
-            call = self._diffusion.GenerateImages(
-                request, timeout=self._settings.diffusion_deadline_s, metadata=call_metadata()
-            )
-            try:
-                async for response in call:
-                    if response.WhichOneof("payload") == "step":
-                        yield response.step
-                        continue
-                    chunk = response.chunk
-                    parts.setdefault(chunk.image_index, bytearray()).extend(chunk.data)
-                    if chunk.last:
-                        png = bytes(parts.pop(chunk.image_index))
-                        yield Drawn(chunk.image_index, png, chunk.seed, chunk.width, chunk.height)
-            finally:
-                call.cancel()
+        call = self._diffusion.GenerateImages(
+            request, timeout=self._settings.diffusion_deadline_s, metadata=call_metadata()
+        )
+        async for item in _drawn(call):
+            yield item
+
+    async def edit(
+        self, options: diffusion_pb2.EditOptions, pictures: Sequence[bytes]
+    ) -> AsyncIterator[diffusion_pb2.Step | Drawn]:
+        """Edits a picture, or the frames of a video; yields as ``generate`` does."""
+
+        def requests() -> Iterator[diffusion_pb2.EditImagesRequest]:
+            options.frame_bytes[:] = [len(picture) for picture in pictures]
+            yield diffusion_pb2.EditImagesRequest(options=options)
+            for picture in pictures:
+                for start in range(0, len(picture), _CHUNK_BYTES):
+                    yield diffusion_pb2.EditImagesRequest(chunk=picture[start : start + _CHUNK_BYTES])
+
+        call = self._diffusion.EditImages(
+            requests(), timeout=self._settings.diffusion_deadline_s, metadata=call_metadata()
+        )
+        async for item in _drawn(call):
+            yield item
 
     async def import_adapter(self, request: diffusion_pb2.ImportAdapterRequest) -> None:
         """Has a LoRA file of the object store published as an adapter."""
@@ -210,6 +219,24 @@ class Services:
         if response.status != health_pb2.HealthCheckResponse.SERVING:
             return f"{service} is not ready: it is loading its models or shutting down"
         return ""
+
+
+async def _drawn(call: Any) -> AsyncIterator[diffusion_pb2.Step | Drawn]:
+    """What a call that draws answers, its pictures put together; the call ends with this."""
+    parts: dict[int, bytearray] = {}
+    with rpc_errors("diffusion"):
+        try:
+            async for response in call:
+                if response.WhichOneof("payload") == "step":
+                    yield response.step
+                    continue
+                chunk = response.chunk
+                parts.setdefault(chunk.image_index, bytearray()).extend(chunk.data)
+                if chunk.last:
+                    png = bytes(parts.pop(chunk.image_index))
+                    yield Drawn(chunk.image_index, png, chunk.seed, chunk.width, chunk.height)
+        finally:
+            call.cancel()
 
 
 def names_of(models: Iterable[common_pb2.Model], task: "common_pb2.Task") -> set[str]:

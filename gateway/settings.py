@@ -73,6 +73,9 @@ class GatewaySettings(ProcessSettings):
     max_queued_fine_tunes: int = Field(100, ge=1, description="Fine-tunes this process may have unfinished; then 429.")
     max_upload_bytes: int = Field(2 * 1024**3, ge=1, description="Largest recording, in bytes.")
     max_duration_s: float = Field(4 * 3600.0, gt=0, description="Longest recording, in seconds.")
+    max_image_bytes: int = Field(
+        20 * 1024**2, ge=1, description="Largest picture to edit, or all frames of a video together, in bytes."
+    )
     max_request_bytes: int = Field(1024**2, ge=1024, description="Largest request other than an upload, in bytes.")
     upload_retention_s: float = Field(
         24 * 3600.0, gt=0, description="Seconds for which an upload, or a picture answered by URL, is kept."

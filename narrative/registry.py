@@ -23,6 +23,7 @@ from narrative.objects import Objects
 
 ADAPTERS = "adapters"
 SPEECH_MODELS = "speech-models"
+PICTURE_MODELS = "picture-models"
 ENTRY_NAME = "entry.json"
 # A name is one path component: it cannot climb out of its folder.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -64,7 +65,7 @@ class Registry:
     """Entries of one kind.
 
     Args:
-        kind: their folder in the object store, ``ADAPTERS`` or ``SPEECH_MODELS``.
+        kind: their folder in the object store, ``ADAPTERS``, ``SPEECH_MODELS`` or ``PICTURE_MODELS``.
         missing: what is raised where there is no such entry.
         field: the field it names.
     """

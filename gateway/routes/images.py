@@ -4,7 +4,8 @@ import base64
 import re
 import secrets
 import time
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Path
 from fastapi.responses import Response
@@ -13,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from gateway.admission import check_options
 from gateway.clients import Drawn
 from gateway.options import MAX_PROMPT_CHARS, DrawingOptions, NarrativeOptions
-from gateway.parts import Parts
+from gateway.parts import Gateway, Parts
 from gateway.problems import invalid_parameter, responses
 from gateway.speakers import drawing_request
 from narrative.errors import InvalidParameter, ModelOutputInvalid, NotFound
@@ -22,10 +23,9 @@ router = APIRouter(prefix="/v1/images", tags=["openai"])
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
-class GenerationRequest(DrawingOptions):
-    """OpenAI's prompt, model, n, size, response_format and user; the rest is ours."""
+class PictureRequest(DrawingOptions):
+    """OpenAI's model, n, size, response_format and user; the rest is ours."""
 
-    prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What to draw, in English.")
     n: int = Field(1, ge=1, le=8, description="How many pictures.")
     size: str = Field("", max_length=16, description='"WIDTHxHEIGHT" in pixels; "" or "auto" for the default.')
     response_format: Literal["b64_json", "url"] = Field(
@@ -34,10 +34,16 @@ class GenerationRequest(DrawingOptions):
     user: str = Field("", max_length=200, description="Accepted for OpenAI's clients; not used and not kept.")
 
     @model_validator(mode="after")
-    def _check_size(self) -> "GenerationRequest":
+    def _check_size(self) -> Self:
         if self.size and (self.width or self.height):
             raise ValueError("give size, or width and height, not both")
         return self
+
+
+class GenerationRequest(PictureRequest):
+    """Pictures of a prompt."""
+
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What to draw, in English.")
 
 
 class Picture(BaseModel):
@@ -60,10 +66,19 @@ class Generation(BaseModel):
 @router.post("/generations", response_model_exclude_none=True, responses=responses(401, 404, 413, 422, 429, 503))
 async def generations(asked: GenerationRequest, gateway: Parts) -> Generation:
     """Draws pictures of a prompt; answers when all are done."""
-    options = _with_size(asked)
+    options = drawing_options(asked)
     await check_options(gateway, NarrativeOptions(model=options.model))
     request = drawing_request(options, asked.prompt, asked.seed, asked.n)
-    drawn = [item async for item in gateway.services.generate(request) if isinstance(item, Drawn)]
+    return await answer(gateway, gateway.services.generate(request), asked)
+
+
+async def answer(gateway: Gateway, events: AsyncIterator[object], asked: PictureRequest) -> Generation:
+    """The answer to a request for pictures, made of what diffusion sends.
+
+    Raises:
+        ModelOutputInvalid: pictures are missing.
+    """
+    drawn = [item async for item in events if isinstance(item, Drawn)]
     if len(drawn) != asked.n:
         raise ModelOutputInvalid(f"diffusion sent {len(drawn)} of {asked.n} pictures")
     drawn.sort(key=lambda item: item.image_index)
@@ -90,7 +105,7 @@ async def generated(name: Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")], gatew
     return Response(png, media_type="image/png")
 
 
-def _with_size(asked: GenerationRequest) -> DrawingOptions:
+def drawing_options(asked: PictureRequest) -> DrawingOptions:
     """The drawing options with OpenAI's size taken apart, checked like our own."""
     fields = asked.model_dump(include=set(DrawingOptions.model_fields))
     if asked.size not in ("", "auto"):

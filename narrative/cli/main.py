@@ -7,6 +7,7 @@ import typer
 from narrative.cli import (
     adapter_files,
     config,
+    edit,
     ensemble,
     evaluate,
     gpus,
@@ -33,6 +34,7 @@ app.command("status")(ensemble.status)
 app.command("story")(story.story)
 app.command("transcribe")(transcribe.transcribe)
 app.command("picture")(picture.picture)
+app.command("edit")(edit.edit)
 app.command(
     "train",
     add_help_option=False,  # Recipes have help of their own.

@@ -1,6 +1,7 @@
 """`narrate picture`: a picture from a prompt."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,12 @@ def picture(
     body = {key: value for key, value in wanted.items() if value not in ("", None)}
     with open_client(url, api_key) as client, err.status("drawing"):
         answer = client.request("POST", "/v1/images/generations", json=body).json()
-    for index, image in enumerate(answer["data"]):
-        path = output if number == 1 else output.with_stem(f"{output.stem}-{index}")
-        path.write_bytes(base64.b64decode(image["b64_json"]))
+    save(answer["data"], output)
+
+
+def save(pictures: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Writes pictures of an answer and says where; several get numbers."""
+    for index, picture in enumerate(pictures):
+        path = output if len(pictures) == 1 else output.with_stem(f"{output.stem}-{index}")
+        path.write_bytes(base64.b64decode(picture["b64_json"]))
         out.print(str(path), highlight=False, soft_wrap=True)

@@ -78,8 +78,10 @@ def _encode_pix2pix(pipeline: Any, picture: Picture) -> dict[str, Any]:
     )
     # The pipeline stacks text, image and unconditional branch; the last two see the same negative prompt.
     positive, negative = (embeds[:1], embeds[1:2]) if guided else (embeds, None)
-    pixels = pipeline.image_processor.preprocess(picture.source).to(pipeline._execution_device, pipeline.vae.dtype)
-    latents = pipeline.vae.encode(pixels).latent_dist.mode()
+    frames = pipeline.image_processor.preprocess([picture.source, *picture.later_frames])
+    frames = frames.to(pipeline._execution_device, pipeline.vae.dtype)
+    # One frame behind the other in the channels of one row, as it was trained.
+    latents = pipeline.vae.encode(frames).latent_dist.mode().flatten(0, 1)[None]
     return {"prompt_embeds": positive, "negative_prompt_embeds": negative, "image": latents}
 
 

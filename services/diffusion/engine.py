@@ -32,6 +32,7 @@ class ImageRequest:
         height: pixels.
         scheduler: diffusers class name with or without "Scheduler".
         source: picture file to edit (PNG, JPEG or WebP); None draws from the prompt alone.
+        later_frames: picture files that follow it, for a model that is shown a video.
     """
 
     prompt: str
@@ -47,6 +48,7 @@ class ImageRequest:
     adapters: tuple[Adapter, ...] = ()
     source: bytes | None = field(default=None, repr=False)
     image_guidance_scale: float | None = None
+    later_frames: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ from services.diffusion.model_folder import ModelCard
 from services.diffusion.pipelines import LoadedModel, quiet_libraries
 from services.diffusion.plan import Planner
 from services.diffusion.png import encode_png
+from services.diffusion.published_models import PublishedModels
 from services.diffusion.settings import DiffusionSettings
 
 log = structlog.get_logger()
+_ENGINE = "diffusers"
 
 
 class DiffusersEngine:
@@ -40,6 +42,13 @@ class DiffusersEngine:
         self._loaded: dict[str, LoadedModel] = {}
         self._planner: Planner | None = None
         self._residency: ResidencyClient | None = None
+        self._published = PublishedModels(
+            self._objects,
+            settings.published_models_folder,
+            settings.max_published_models,
+            self._add_published,
+            self._remove_published,
+        )
 
     def load(self) -> None:
         torch.set_num_threads(self._settings.num_threads or os.cpu_count() or 1)
@@ -53,7 +62,7 @@ class DiffusersEngine:
             self._loaded[card.id] = LoadedModel(card, self._adapters, self._settings)
         if self._settings.residency_target:
             self._residency = self._attach(self._settings)
-        self._planner = Planner(self._cards, self._adapters, self._settings)
+        self._planner = Planner(self._cards, self._adapters, self._settings, self._published)
         self._thread.start()
         for card in self._cards:
             self._warm_up(card)
@@ -62,13 +71,20 @@ class DiffusersEngine:
         if self._residency is not None:
             self._residency.close()
         self._thread.close()
-        for model in self._loaded.values():
+        for model in (*self._loaded.values(), *self._published.loaded()):
             if model.weights is not None:
                 model.weights.close()
         self._loaded.clear()
 
     def models(self) -> list[ModelInfo]:
-        return infos(self._cards, "diffusers")
+        configured = infos(self._cards, _ENGINE)
+        names = {info.id for info in configured}
+        published = [
+            ModelInfo(name, "image-editing", _ENGINE, licence, is_default=False)
+            for name, licence in self._published.licences().items()
+            if name not in names
+        ]
+        return [*configured, *published]
 
     def check(self, request: ImageRequest) -> None:
         assert self._planner is not None, "load() comes first"
@@ -91,18 +107,37 @@ class DiffusersEngine:
         return AdapterExchange(self._objects, self._cards, self._settings.max_adapter_bytes)
 
     def _draw(self, batch: Batch) -> None:
-        model = self._loaded[batch.pictures[0].settings.model]
+        name = batch.pictures[0].settings.model
+        model = self._loaded.get(name) or self._published.open(name)
         if self._residency is None:
             model.draw(batch)
             return
         with self._residency.lease(model.card.id):
             model.draw(batch)
 
+    def _add_published(self, card: ModelCard) -> LoadedModel:
+        model = LoadedModel(card, self._adapters, self._settings)
+        if self._residency is not None:
+            self._hand_over(self._residency, model)
+        log.info("published model loaded", model=card.id, version=card.digest)
+        return model
+
+    def _remove_published(self, model: LoadedModel) -> None:
+        if self._residency is not None:
+            self._residency.remove(model.card.id)
+        if model.weights is not None:
+            model.weights.close()
+
+    def _hand_over(self, residency: ResidencyClient, model: LoadedModel) -> None:
+        """Puts a model into the books of the residency service."""
+        assert model.weights is not None
+        num_bytes = model.weights.num_bytes + int(self._settings.residency_working_bytes)
+        residency.add(model.card.id, num_bytes, model.weights)
+
     def _attach(self, settings: DiffusionSettings) -> ResidencyClient:
         residency = ResidencyClient(settings.residency_target, "diffusion", settings.residency_wait_s)
-        for name, model in self._loaded.items():
-            assert model.weights is not None
-            residency.add(name, model.weights.num_bytes + int(settings.residency_working_bytes), model.weights)
+        for model in self._loaded.values():
+            self._hand_over(residency, model)
         residency.start()
         return residency
 

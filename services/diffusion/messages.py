@@ -1,13 +1,15 @@
 """The messages of the contract as dataclasses, and back."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
+from narrative.errors import InvalidInput
 from narrative.v1 import diffusion_pb2
 from services.diffusion.engine import Adapter, Image, ImageRequest, Step
 
 
 def read_request(
-    message: diffusion_pb2.GenerateImagesRequest, *, source: bytes | None = None, image_guidance: float | None = None
+    message: diffusion_pb2.GenerateImagesRequest, *, frames: Sequence[bytes] = (), image_guidance: float | None = None
 ) -> ImageRequest:
     return ImageRequest(
         prompt=message.prompt,
@@ -28,18 +30,34 @@ def read_request(
             )
             for one in message.adapters
         ),
-        source=source,
+        source=frames[0] if frames else None,
         image_guidance_scale=image_guidance,
+        later_frames=tuple(frames[1:]),
     )
 
 
-def read_options(message: diffusion_pb2.EditOptions, source: bytes | None) -> ImageRequest:
+def read_options(message: diffusion_pb2.EditOptions, pictures: bytes | None) -> ImageRequest:
+    """The request to edit the picture, or the frames that follow each other in ``pictures``; None where there are none.
+
+    Raises:
+        InvalidInput: the frames have other sizes than was said.
+    """
     image_guidance = message.image_guidance_scale if message.HasField("image_guidance_scale") else None
-    return read_request(message.generation, source=source, image_guidance=image_guidance)
+    frames = [] if pictures is None else _split(pictures, message.frame_bytes)
+    return read_request(message.generation, frames=frames, image_guidance=image_guidance)
+
+
+def _split(data: bytes, sizes: Sequence[int]) -> list[bytes]:
+    if not sizes:
+        return [data]
+    if sum(sizes) != len(data):
+        raise InvalidInput(f"frame_bytes add up to {sum(sizes)}; {len(data)} bytes came", field="frame_bytes")
+    ends = itertools.accumulate(sizes)
+    return [data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def write_options(request: ImageRequest) -> diffusion_pb2.EditOptions:
-    """Everything but the picture to edit."""
+    """Everything but the pictures to edit."""
     generation = diffusion_pb2.GenerateImagesRequest(
         model=request.model,
         prompt=request.prompt,
@@ -56,7 +74,12 @@ def write_options(request: ImageRequest) -> diffusion_pb2.EditOptions:
             for one in request.adapters
         ],
     )
-    return diffusion_pb2.EditOptions(generation=generation, image_guidance_scale=request.image_guidance_scale)
+    frames = (request.source, *request.later_frames) if request.source is not None else ()
+    return diffusion_pb2.EditOptions(
+        generation=generation,
+        image_guidance_scale=request.image_guidance_scale,
+        frame_bytes=[len(frame) for frame in frames],
+    )
 
 
 def write_step(step: Step) -> diffusion_pb2.Step:

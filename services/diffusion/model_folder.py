@@ -52,6 +52,7 @@ class ModelCard:
         schedulers: class names without "Scheduler".
         shapes: parameter shapes by component, to tell whether an adapter fits.
         digest: of all the files of its catalogue entry; empty for a folder of one's own.
+        num_frames: pictures that an edit begins with; one, or the frames of a video.
     """
 
     id: str
@@ -70,6 +71,7 @@ class ModelCard:
     schedulers: tuple[str, ...]
     licence: str = ""
     digest: str = ""
+    num_frames: int = 1
     shapes: Mapping[str, Shapes] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -117,8 +119,18 @@ def read_card(model_id: str, path: Path, *, licence: str = "", digest: str = "")
         schedulers=tuple(dict.fromkeys((*kind.schedulers, scheduler))),
         licence=licence,
         digest=digest,
+        num_frames=_num_frames(path) if kind.family == "pix2pix" else 1,
         shapes={name: _component_shapes(path / name) for name in weighted},
     )
+
+
+def _num_frames(path: Path) -> int:
+    """A UNet that edits sees the latents of every frame beside those that it denoises."""
+    channels = int(_read_json(path / "unet" / "config.json")["in_channels"])
+    latents = int(_read_json(path / "vae" / "config.json")["latent_channels"])
+    if channels % latents or channels < 2 * latents:
+        raise WeightsError(f"{path}: a UNet of {channels} input channels cannot edit pictures of {latents} channels")
+    return channels // latents - 1
 
 
 def _native_side(path: Path, kind: _Kind) -> int:

@@ -81,6 +81,8 @@ def _check_model(request: ImageRequest, model: str, settings: DiffusionSettings)
 def _refuse_what_the_api_lacks(request: ImageRequest) -> None:
     if request.adapters:
         raise InvalidParameter("engine vllm-omni draws without adapters; engine diffusers takes them", field="adapters")
+    if request.later_frames:
+        raise InvalidParameter("engine vllm-omni edits one picture at a time; engine diffusers videos", field="image")
     if request.scheduler:
         raise InvalidParameter("engine vllm-omni takes no scheduler; leave it to the model", field="scheduler")
     if request.image_guidance_scale is not None:

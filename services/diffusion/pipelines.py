@@ -11,6 +11,7 @@ import transformers
 from narrative.errors import InvalidParameter, OutOfMemory, WeightsError
 from services.diffusion.adapters import AdapterCache
 from services.diffusion.drawing_thread import Batch, Drawn
+from services.diffusion.edit_pipeline import EditPipeline
 from services.diffusion.encoding import dropped_text, encode
 from services.diffusion.lora import ActiveAdapters
 from services.diffusion.model_folder import ModelCard
@@ -24,7 +25,7 @@ _CLASSES = {
     "sd": diffusers.StableDiffusionPipeline,
     "sdxl": diffusers.StableDiffusionXLPipeline,
     "flux": diffusers.FluxPipeline,
-    "pix2pix": diffusers.StableDiffusionInstructPix2PixPipeline,
+    "pix2pix": EditPipeline,
 }
 _VERSIONS = {"diffusers": diffusers.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
 

@@ -1,13 +1,15 @@
 """From a request to the pictures it asks for: every field checked, every default filled in."""
 
+import contextlib
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import PIL.Image
 
-from narrative.errors import InvalidParameter, ModelNotFound
+from narrative.errors import InvalidParameter, ModelNotFound, NotFound
 from services.diffusion.adapters import AdapterCache
 from services.diffusion.engine import Adapter, ImageRequest
 from services.diffusion.model_folder import ModelCard
@@ -44,15 +46,37 @@ class Picture:
     negative_prompt: str
     seed: int
     source: PIL.Image.Image | None = field(default=None, repr=False, compare=False)
+    later_frames: tuple[PIL.Image.Image, ...] = field(default=(), repr=False, compare=False)
+
+
+class OtherModels(Protocol):
+    """Models that may come and go while the service runs."""
+
+    def card(self, name: str) -> ModelCard:
+        """Raises ModelNotFound or InvalidParameter where there is no such model."""
+
+    def licences(self) -> Mapping[str, str]:
+        """Those there are now, by name."""
 
 
 class Planner:
-    """Checks requests against the models, the adapters folder and the limits of the settings."""
+    """Checks requests against the models, the adapters folder and the limits of the settings.
 
-    def __init__(self, cards: Sequence[ModelCard], adapters: AdapterCache, limits: DiffusionSettings) -> None:
+    Args:
+        published: models that are not among ``cards``.
+    """
+
+    def __init__(
+        self,
+        cards: Sequence[ModelCard],
+        adapters: AdapterCache,
+        limits: DiffusionSettings,
+        published: OtherModels | None = None,
+    ) -> None:
         self._cards = {card.id: card for card in cards}
         self._adapters = adapters
         self._limits = limits
+        self._published = published
 
     def plan(self, request: ImageRequest) -> list[Picture]:
         """The pictures of a request, in order.
@@ -75,8 +99,8 @@ class Planner:
         scheduler = self._scheduler(request.scheduler, card)
         adapters = self._check_adapters(request.adapters, card)
         seed = secrets.randbelow(2**32) if request.seed is None else _in_range("seed", request.seed, 0, MAX_SEED)
-        source = decode_picture(request.source, limits.max_upload_px) if request.source is not None else None
-        width, height = self._size(request, card, source)
+        frames = self._frames(request, card)
+        width, height = self._size(request, card, frames[0] if frames else None)
         settings = DrawSettings(
             model=card.id,
             width=width,
@@ -89,31 +113,60 @@ class Planner:
             adapters=adapters,
             has_negative_prompt=bool(request.negative_prompt.strip()),
         )
-        if source is not None and source.size != (width, height):
-            source = source.resize((width, height), PIL.Image.Resampling.LANCZOS)
+        if frames and frames[0].size != (width, height):
+            frames = [frame.resize((width, height), PIL.Image.Resampling.LANCZOS) for frame in frames]
         return [
-            Picture(settings, index, request.prompt, request.negative_prompt, (seed + index) % (MAX_SEED + 1), source)
+            Picture(
+                settings,
+                index,
+                request.prompt,
+                request.negative_prompt,
+                (seed + index) % (MAX_SEED + 1),
+                frames[0] if frames else None,
+                tuple(frames[1:]),
+            )
             for index in range(num_images)
         ]
+
+    def _frames(self, request: ImageRequest, card: ModelCard) -> list[PIL.Image.Image]:
+        """The pictures to edit, decoded."""
+        if request.source is None:
+            return []
+        files = (request.source, *request.later_frames)
+        if len(files) != card.num_frames:
+            takes = "one picture" if card.num_frames == 1 else f"the {card.num_frames} frames of a video"
+            raise InvalidParameter(f"model {card.id!r} edits {takes}; {len(files)} came", field="image")
+        frames = [decode_picture(file, self._limits.max_upload_px // len(files)) for file in files]
+        if len({frame.size for frame in frames}) > 1:
+            raise InvalidParameter("the frames are not all of one size", field="image")
+        return frames
 
     def _card(self, request: ImageRequest) -> ModelCard:
         task = "text-to-image" if request.source is None else "image-editing"
         able = [card for card in self._cards.values() if card.task == task]
         if not request.model:
             if not able:
+                names = [*self._cards, *(self._published.licences() if self._published else ())]
                 raise ModelNotFound(
-                    f"no model for {task} is configured; there are {', '.join(self._cards)}", field="model"
+                    f"no model for {task} is configured as the default; name one of {', '.join(names)}", field="model"
                 )
             return able[0]
-        card = self._cards.get(request.model)
-        if card is None:
-            raise ModelNotFound(f"no model {request.model[:80]!r}; there are {', '.join(self._cards)}", field="model")
+        card = self._cards.get(request.model) or self._other_card(request.model)
         if card.task != task:
             known = ", ".join(other.id for other in able) or "none"
             raise InvalidParameter(
                 f"model {card.id!r} is for {card.task}, not for {task}; for that there are: {known}", field="model"
             )
         return card
+
+    def _other_card(self, name: str) -> ModelCard:
+        names = list(self._cards)
+        if self._published is not None:
+            # What is no name at all is no model either.
+            with contextlib.suppress(NotFound, InvalidParameter):
+                return self._published.card(name)
+            names += self._published.licences()
+        raise ModelNotFound(f"no model {name[:80]!r}; there are {', '.join(names)}", field="model")
 
     def _check_text(self, name: str, text: str) -> None:
         if len(text) > self._limits.max_prompt_chars:
@@ -163,10 +216,12 @@ class Planner:
     def _size(self, request: ImageRequest, card: ModelCard, source: PIL.Image.Image | None) -> tuple[int, int]:
         multiple = card.size_multiple
         width, height = card.width, card.height
-        if source is not None:
-            width, height = (max(multiple, round(side / multiple) * multiple) for side in source.size)
-        sides = {"width": request.width or width, "height": request.height or height}
         low, high = self._limits.min_size_px, min(self._limits.max_size_px, card.max_side)
+        if source is not None:
+            # A picture that is too large is made smaller: nobody who has one knows how far a model goes.
+            scale = min(1.0, high / max(source.size))
+            width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in source.size)
+        sides = {"width": request.width or width, "height": request.height or height}
         for name, side in sides.items():
             if side % multiple or not low <= side <= high:
                 raise InvalidParameter(

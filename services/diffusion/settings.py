@@ -32,11 +32,16 @@ class DiffusionSettings(OmniSettings):
     )
     object_store_url: str = Field(
         "",
-        description="Where published adapters are, the gateway's own folder or s3://bucket/prefix; data_dir/objects if "
-        "unset.",
+        description="Where published adapters and models are, the gateway's own folder or s3://bucket/prefix; "
+        "data_dir/objects if unset.",
     )
     max_adapter_bytes: ByteSize = Field(ByteSize(2 << 30), description="Largest LoRA file that is imported.")
     max_loaded_adapters: int = Field(8, ge=1, description="Adapters kept in memory beside each model.")
+
+    published_models_dir: Path | None = Field(
+        None, description="Folder for copies of models that were trained here; data_dir/picture-model-copies if unset."
+    )
+    max_published_models: int = Field(2, ge=1, description="Models that were trained here kept in memory.")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto takes CUDA if it works.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -79,6 +84,11 @@ class DiffusionSettings(OmniSettings):
     max_upload_px: int = Field(40_000_000, ge=1, description="Most pixels of a picture to edit.")
 
     fake_batch_s: float = Field(0.05, ge=0, description="Seconds the fake engine takes for a batch.")
+
+    @property
+    def published_models_folder(self) -> Path:
+        """The folder of copies of models, wherever it was set."""
+        return self.published_models_dir or self.common.data_dir / "picture-model-copies"
 
     @property
     def adapters_folder(self) -> Path:

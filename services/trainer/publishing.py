@@ -14,7 +14,7 @@ def publish(kind: str, name: str, files: Mapping[str, Path], description: Mappin
     """Publishes files under a name; an earlier entry of that name is replaced.
 
     Args:
-        kind: ``narrative.registry.ADAPTERS`` or ``SPEECH_MODELS``.
+        kind: ``ADAPTERS``, ``SPEECH_MODELS`` or ``PICTURE_MODELS`` of ``narrative.registry``.
     """
     registry = Registry(Objects(TrainerSettings().objects_url), kind)
     asyncio.run(registry.publish(name, files, description))

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic.alias_generators import to_camel
 
 from narrative.errors import InvalidParameter, NotFound
-from narrative.registry import ADAPTERS, SPEECH_MODELS
+from narrative.registry import ADAPTERS
 from services.trainer import recipes
 from services.trainer.arguments import read_config
 from services.trainer.config import RecipeConfig
@@ -77,7 +77,7 @@ def publishes(recipe: str, values: Mapping[str, Any]) -> str:
     """
     config: Any = read_config(_configs()[recipe], ["--json", json.dumps(dict(values))])
     if "publish_as" in type(config).model_fields:
-        return f"{SPEECH_MODELS}/{config.publish_as}" if config.publish_as else ""
+        return f"{config.published_kind}/{config.publish_as}" if config.publish_as else ""
     return f"{ADAPTERS}/{config.name}" if config.output_dir is None else ""
 
 

@@ -151,9 +151,11 @@ def edit() -> Callable[..., Awaitable[Drawing]]:
     """Sends a picture file to be edited."""
 
     async def ask(channel: grpc.aio.Channel, source: bytes, chunk_bytes: int = 1000, **fields: Any) -> Drawing:
-        image_guidance = fields.pop("image_guidance_scale", None)
+        image_guidance, frame_bytes = fields.pop("image_guidance_scale", None), fields.pop("frame_bytes", [])
         generation = diffusion_pb2.GenerateImagesRequest(**{"prompt": "make it red", "seed": 7, **fields})
-        options = diffusion_pb2.EditOptions(generation=generation, image_guidance_scale=image_guidance)
+        options = diffusion_pb2.EditOptions(
+            generation=generation, image_guidance_scale=image_guidance, frame_bytes=frame_bytes
+        )
 
         async def messages() -> AsyncIterator[diffusion_pb2.EditImagesRequest]:
             yield diffusion_pb2.EditImagesRequest(options=options)

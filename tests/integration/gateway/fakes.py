@@ -71,6 +71,7 @@ class Script:
     pictures: Counter[int] = field(default_factory=Counter)
     requests: list[Any] = field(default_factory=list)
     cancelled: Counter[str] = field(default_factory=Counter)
+    edited: list[tuple[Any, bytes]] = field(default_factory=list)
 
     request_ids: list[str] = field(default_factory=list)
 
@@ -193,6 +194,20 @@ class FakeDiffusion(diffusion_pb2_grpc.DiffusionServiceServicer):
                     batch_size=1,
                 )
                 yield diffusion_pb2.GenerateImagesResponse(chunk=chunk)
+
+    async def EditImages(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        options, received = None, bytearray()
+        async for request in request_iterator:
+            if request.HasField("options"):
+                options = request.options
+            received += request.chunk
+        assert options is not None
+        await self.script.work("diffusion", options)
+        self.script.edited.append((options, bytes(received)))
+        async for response in self.GenerateImages(options.generation, context):
+            yield diffusion_pb2.EditImagesResponse(
+                **{name: getattr(response, name) for name in ("step", "chunk") if response.HasField(name)}
+            )
 
 
 class _NoEngine:

@@ -1,5 +1,6 @@
 """The pix2pix recipe: one frame on Storybook and served, 20 frames on a tiny random SD, and bad data."""
 
+import asyncio
 import io
 import json
 from pathlib import Path
@@ -55,22 +56,39 @@ def settings(data: Path, out: Path, model: Path | str, **more: Any) -> dict[str,
     }  # fmt: skip
 
 
-async def test_an_edit_is_trained_and_served(train: Train, edits: Path, tmp_path: Path) -> None:
+def test_an_edit_is_trained_and_served(
+    train: Train, edits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARRATIVE_TRAINER__OBJECT_STORE_URL", str(tmp_path / "objects"))
     chosen = settings(edits, tmp_path / "negative", "storybook", train_batch_size=3, max_train_steps=30)
-    trained = train("pix2pix", **chosen, learning_rate=1e-3, sample_steps=30, ema_decay=0.5)
+    trained = train("pix2pix", **chosen, learning_rate=1e-3, sample_steps=30, ema_decay=0.5, publish_as="inverted")
     assert trained.status == 0, trained.result
+    assert trained.result["published"] == "inverted"
     losses = [epoch["loss"] for epoch in trained.events("epoch")]
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])
     assert [sample["step"] for sample in trained.events("sample")] == [30]
 
-    own = DiffusionSettings(models=["storybook", str(tmp_path / "negative")], port=0, dtype="float32", num_threads=1)
+    asyncio.run(_edit_with_it(tmp_path))
+
+
+async def _edit_with_it(tmp_path: Path) -> None:
+    own = DiffusionSettings(
+        models=["storybook"],
+        object_store_url=str(tmp_path / "objects"),
+        published_models_dir=tmp_path / "copies",
+        port=0,
+        dtype="float32",
+        num_threads=1,
+    )
     server = ServiceServer(make_service(own), own)
     port = await server.start()
     await server.load()
     try:
         async with open_channel(f"127.0.0.1:{port}") as channel:
             options = diffusion_pb2.EditOptions(
-                generation=diffusion_pb2.GenerateImagesRequest(prompt="negative", seed=1, num_inference_steps=3)
+                generation=diffusion_pb2.GenerateImagesRequest(
+                    prompt="negative", model="inverted", seed=1, num_inference_steps=3
+                )
             )
             original = io.BytesIO()
             PIL.Image.new("RGB", (64, 64), "red").save(original, "PNG")
@@ -200,6 +218,7 @@ def test_bad_data_is_named(train: Train, edits: Path, videos_folder: Path, tmp_p
     assert "no metadata.jsonl in it" in error(videos_folder)
     assert "this recipe trains" in error(edits, model_id=tiny / "sdxl")
     assert "edits cannot be mirrored" in error(edits, random_flip=True)
+    assert "publish_as: String should match" in error(edits, publish_as="../night")
     (edits / "1.png").write_bytes(b"no picture")
     assert "1.png: not a readable picture" in error(edits)
     (edits / "1.png").unlink()

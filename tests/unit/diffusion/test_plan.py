@@ -43,8 +43,10 @@ def model_folder(folder, class_name="StableDiffusionPipeline", scheduler="PNDMSc
             folder / part / "model.safetensors", {"mid.attn.to_q.weight": [32, 16], "text.q_proj.weight": [8, 8]}
         )
     (folder / "model_index.json").write_text(json.dumps(index))
-    (folder / "vae" / "config.json").write_text(json.dumps({"block_out_channels": [1, 1, 1, 1]}))
-    (folder / denoiser / "config.json").write_text(json.dumps({"sample_size": 32}))
+    vae = {"block_out_channels": [1, 1, 1, 1], "latent_channels": 4}
+    (folder / "vae" / "config.json").write_text(json.dumps(vae))
+    unet = {"sample_size": 32, "in_channels": own.pop("in_channels", 8)}
+    (folder / denoiser / "config.json").write_text(json.dumps(unet))
     if own:
         (folder / "generation_config.json").write_text(json.dumps(own))
     return folder
@@ -197,10 +199,36 @@ def test_edits_take_the_size_of_the_picture(plan, png_file):
     assert picture.source.size == (picture.settings.width, picture.settings.height) == (128, 96)
     assert plan(source=png_file(130, 94), width=64, height=64)[0].source.size == (64, 64)
     with pytest.raises(InvalidParameter, match="multiples of 8 from 64 to 512"):
-        plan(source=png_file(600, 100))
+        plan(source=png_file(2000, 64))
     for name, value in (("image_guidance_scale", math.nan), ("image_guidance_scale", 0.5)):
         with pytest.raises(InvalidParameter, match=name):
             plan(source=png_file(64, 64), **{name: value})
+
+
+def test_a_large_picture_is_made_smaller(plan, png_file):
+    (picture,) = plan(source=png_file(1500, 1000))
+    assert picture.source.size == (512, 344)
+
+
+def test_a_video_has_the_frames_that_its_model_was_made_for(tmp_path, make_settings, png_file):
+    kind = "StableDiffusionInstructPix2PixPipeline"
+    card = read_card("video", model_folder(tmp_path / "video", kind, in_channels=16))
+    settings = make_settings()
+    planner = Planner([card], AdapterCache(Objects(settings.objects_url), settings.adapters_folder), settings)
+
+    def plan(*frames):
+        return planner.plan(ImageRequest("a house", source=frames[0], later_frames=frames[1:]))
+
+    (picture,) = plan(*[png_file(130, 94)] * 3)
+    assert [frame.size for frame in (picture.source, *picture.later_frames)] == [(128, 96)] * 3
+    with pytest.raises(InvalidParameter, match="edits the 3 frames of a video; 1 came"):
+        plan(png_file(64, 64))
+    with pytest.raises(InvalidParameter, match="not all of one size"):
+        plan(png_file(64, 64), png_file(64, 64), png_file(72, 64))
+    for channels in (4, 10):
+        folder = model_folder(tmp_path / f"c{channels}", kind, in_channels=channels)
+        with pytest.raises(WeightsError, match=f"{channels} input channels"):
+            read_card("video", folder)
 
 
 def test_sources_that_are_no_pictures(plan, png_file):

@@ -1,10 +1,11 @@
 """Settings of the pix2pix recipe."""
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from narrative.registry import NAME, PICTURE_MODELS
 from services.trainer.config import RecipeConfig, Settings
 from services.trainer.pictures.config import PictureModelSettings
 
@@ -24,7 +25,19 @@ class EditSettings(Settings):
     )
 
 
-class Config(EditSettings, PictureModelSettings, RecipeConfig):
+class PublishSettings(Settings):
+    """Publishing"""
+
+    published_kind: ClassVar[str] = PICTURE_MODELS
+
+    publish_as: str = Field(
+        "",
+        pattern=rf"^({NAME.pattern})?$",
+        description="Name under which a running ensemble offers the model at once; empty for not at all.",
+    )
+
+
+class Config(PublishSettings, EditSettings, PictureModelSettings, RecipeConfig):
     """InstructPix2Pix"""
 
     resolution: int = Field(256, ge=32, le=4096, multiple_of=8, description="Side of the training pictures, pixels.")

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 
+from narrative.registry import PICTURE_MODELS
 from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
 from services.trainer.loop import fit, make_accelerator
 from services.trainer.pictures.base import BaseModel, load_base
@@ -23,12 +25,19 @@ from services.trainer.pictures.edits import (
 from services.trainer.pictures.images import square
 from services.trainer.pictures.train import quiet_libraries
 from services.trainer.progress import Progress
+from services.trainer.publishing import publish
 from services.trainer.recipes.pix2pix.config import Config
 
 _LATENT_CHANNELS = 4
 
 
-def run(config: Config, progress: Progress) -> Result:
+class EditingResult(Result):
+    """What is printed: also the name to edit with, where it was published."""
+
+    published: str | None = None
+
+
+def run(config: Config, progress: Progress) -> EditingResult:
     """Trains the model.
 
     Raises:
@@ -88,14 +97,24 @@ def run(config: Config, progress: Progress) -> Result:
         }
         with whole_folder(config.output_dir, made_of) as folder:
             _save(base, config, folder)
+        if config.publish_as:
+            files = {file.relative_to(config.output_dir).as_posix(): file for file in _files(config.output_dir)}
+            publish(PICTURE_MODELS, config.publish_as, files, made_of)
+            progress.note(f'model {config.publish_as} is ready: narrate edit "..." PICTURE --model {config.publish_as}')
+        else:
+            progress.note(f"model written to {config.output_dir}")
         drop_checkpoints(run_dir, config)
-        progress.note(f"model written to {config.output_dir}")
-    return Result(
+    return EditingResult(
         success=True,
         output_dir=config.output_dir,
         epochs_completed=outcome.epochs,
         final_loss=outcome.final_loss,
+        published=config.publish_as or None,
     )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
 
 
 def _source(config: Config) -> EditSource:

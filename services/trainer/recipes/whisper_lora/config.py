@@ -1,10 +1,11 @@
 """Settings of the recipe."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from narrative.registry import SPEECH_MODELS
 from services.trainer.config import RecipeConfig, Settings
 from services.trainer.speech.names import checked_name
 
@@ -41,6 +42,8 @@ class AdapterSettings(Settings):
 
 class PublishSettings(Settings):
     """Publishing"""
+
+    published_kind: ClassVar[str] = SPEECH_MODELS
 
     publish_as: str = Field("", description="Publish the merged model under this name; empty for not at all.")
     publish_type: Literal["float32", "float16", "int8"] = Field("float16", description="Type of the published weights.")
