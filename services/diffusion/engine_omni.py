@@ -24,11 +24,12 @@ from narrative.errors import (
 )
 from narrative.runtime.metrics import QUEUE_DEPTH, RUNNING
 from narrative.runtime.residency import ResidencyClient
-from narrative.runtime.vllm import ServerLeases, VllmServer
+from narrative.runtime.vllm import ServerLeases
 from services.diffusion.blocking import generate
 from services.diffusion.engine import AdapterFile, Emit, Finished, Image, ImageRequest, ModelInfo, Step, Ticket
 from services.diffusion.omni_client import OmniClient
 from services.diffusion.omni_request import OmniPicture, pictures_of
+from services.diffusion.omni_sleep import OmniServer
 from services.diffusion.png import encode_png
 from services.diffusion.settings import DiffusionSettings
 
@@ -82,7 +83,7 @@ class OmniEngine:
         settings = self._settings
         if settings.residency_target and settings.omni_bytes:
             self._leases = ServerLeases(
-                VllmServer(settings.omni_url, settings.omni_timeout_s),
+                OmniServer(settings.omni_url, settings.omni_api_key, settings.omni_timeout_s),
                 self._model,
                 int(settings.omni_bytes),
                 settings.omni_device,

@@ -12,13 +12,14 @@ from typing import TypeVar
 
 from narrative.errors import InvalidParameter, ModelNotFound
 from services.diffusion.engine import ImageRequest
-from services.diffusion.plan import MAX_IMAGES, MAX_SEED
+from services.diffusion.plan import MAX_IMAGES
 from services.diffusion.settings import DiffusionSettings
 from services.diffusion.upload import decode_picture
 
 # Bounds of the API itself; those of the settings hold besides.
 MAX_STEPS = 200
 MAX_GUIDANCE_SCALE = 20.0
+MAX_SEED = 2**63 - 1
 # Latents of an eighth of the side, in patches of two: true of FLUX, SD3, Qwen-Image and Z-Image.
 SIZE_MULTIPLE = 16
 

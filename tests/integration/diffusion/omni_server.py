@@ -1,7 +1,8 @@
 """A named fake: plays the image and sleep endpoints of vLLM-Omni as its documentation describes them.
 
 It draws a square of one colour and refuses whatever the documentation does not have, so that a client that sends it is
-found out. https://docs.vllm.ai/projects/vllm-omni/en/stable/serving/image_generation_api/ and its neighbours.
+found out. See https://docs.vllm.ai/projects/vllm-omni/en/stable/serving/image_generation_api/, the page of the edit API
+beside it, and that of the sleep mode.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ class FakeOmniServer:
 
     Attributes:
         requests: fields of every request for a picture, in the order of their arrival.
-        posts: paths and queries of what it was told about sleep.
+        told: what it was told about sleep: path and JSON.
+        can_sleep: false where it was started without --enable-sleep-mode.
         refusal: status and JSON to answer with instead of a picture.
         working: how many requests hang until ``go`` is set.
         hung_up: how many clients closed the connection while they waited.
@@ -39,7 +41,8 @@ class FakeOmniServer:
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[dict[str, Any]] = []
-        self.posts: list[str] = []
+        self.told: list[tuple[str, Any]] = []
+        self.can_sleep = True
         self.refusal: tuple[int, Any] | None = None
         self.go = asyncio.Event()
         self.go.set()
@@ -68,17 +71,24 @@ class FakeOmniServer:
         match method, target.partition("?")[0]:
             case "GET", "/v1/models":
                 return 200, {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm"}]}
-            case "POST", "/sleep" | "/wake_up":
-                self.posts.append(target)
-                self.asleep = target.startswith("/sleep")
-                return 200, None
-            case "GET", "/is_sleeping":
-                return 200, {"is_sleeping": self.asleep}
+            case "POST", "/v1/omni/sleep" | "/v1/omni/wakeup":
+                return self.sleep(target, json.loads(body))
             case "POST", "/v1/images/generations":
                 return await self.draw(json.loads(body), GENERATION_FIELDS, reader)
             case "POST", "/v1/images/edits":
                 return await self.draw(read_form(head, body), EDIT_FIELDS, reader)
         return 404, {"detail": "Not Found"}
+
+    def sleep(self, target: str, asked: Any) -> tuple[int, Any]:
+        self.told.append((target, asked))
+        if not self.can_sleep:
+            return 500, {"detail": "sleep mode is not enabled"}
+        sleeps = target.endswith("sleep")
+        if not sleeps and not self.asleep:
+            return 200, {"status": "SKIPPED", "reason": "Target stages are not sleeping."}
+        self.asleep = sleeps
+        acks = [{"task_id": "1", "status": "SUCCESS", "stage_id": i, "rank": 0} for i in asked["stage_ids"]]
+        return 200, {"status": "SUCCESS", "acks": acks}
 
     async def draw(self, asked: dict[str, Any], known: set[str], reader: asyncio.StreamReader) -> tuple[int, Any]:
         self.requests.append(asked)

@@ -123,6 +123,7 @@ async def test_a_picture_is_edited(omni: FakeOmniServer, edit: Any, picture_file
         ({"num_inference_steps": 151}, InvalidParameter, "num_inference_steps is 151; 1 to 150"),
         ({"guidance_scale": 20.5}, InvalidParameter, r"guidance_scale is 20.5; 0.0 to 20.0"),
         ({"num_images": 9}, InvalidParameter, "num_images is 9; 1 to 8"),
+        ({"seed": 2**63}, InvalidParameter, f"seed is {2**63}; 0 to {2**63 - 1}"),
     ],
 )
 async def test_what_cannot_be_had_is_refused_before_the_server_is_asked(

@@ -6,8 +6,12 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
+from narrative.errors import ServiceUnavailable
 from services.diffusion.engine import Image, ImageRequest, Step
 from services.diffusion.engine_omni import OmniEngine
+from services.diffusion.omni_sleep import OmniServer
 from services.diffusion.settings import DiffusionSettings
 from tests.integration.diffusion.omni_server import FakeOmniServer
 
@@ -44,4 +48,15 @@ async def test_the_picture_server_sleeps_while_others_work_and_wakes_for_a_pictu
         finally:
             await asyncio.to_thread(engine.close)
     assert omni.drawn_asleep == 0
-    assert omni.posts == ["/sleep?level=1"] + ["/wake_up", "/sleep?level=1"] * 2
+    sleep = ("/v1/omni/sleep", {"stage_ids": [0], "level": 1})
+    assert omni.told == [sleep] + [("/v1/omni/wakeup", {"stage_ids": [0]}), sleep] * 2
+
+
+async def test_a_picture_server_without_sleep_mode_is_named() -> None:
+    omni = FakeOmniServer()
+    omni.can_sleep = False
+    server = await asyncio.start_server(omni.serve, "127.0.0.1", 0)
+    async with server:
+        movable = OmniServer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "", 5)
+        with pytest.raises(ServiceUnavailable, match=r"/v1/omni/sleep failed: .*--enable-sleep-mode"):
+            await asyncio.to_thread(movable.offload)
