@@ -6,7 +6,7 @@ DEMO := examples/three-voices.flac
 PROTOS := $(wildcard proto/narrative/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-unit test-integration test-e2e test-vllm test-pyannote test-s3 test-images load quality format proto models lock clean
+.PHONY: help demo up down test test-unit test-integration test-e2e test-vllm test-pyannote test-s3 test-images test-slow load quality format proto models lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -24,13 +24,13 @@ models: $(VENV)/.embedded ## Fetch and verify the weights of the embedded profil
 	$(BIN)/narrate models pull
 
 test: $(VENV)/.dev $(BIN)/kubectl ## Run the unit, integration and end-to-end tests
-	$(BIN)/pytest -m "not vllm and not pyannote and not images and not s3"
+	$(BIN)/pytest -m "not vllm and not pyannote and not images and not s3 and not slow"
 
 test-unit: $(VENV)/.dev $(BIN)/kubectl ## Run the unit tests (no sockets, no weights)
 	$(BIN)/pytest tests/unit
 
 test-integration: $(VENV)/.dev ## Run the integration tests (real servers, real small weights)
-	$(BIN)/pytest tests/integration -m "not vllm and not pyannote and not images and not s3"
+	$(BIN)/pytest tests/integration -m "not vllm and not pyannote and not images and not s3 and not slow"
 
 test-e2e: $(VENV)/.dev ## Run the end-to-end tests (the whole ensemble on real audio)
 	$(BIN)/pytest tests/e2e
@@ -46,6 +46,9 @@ test-s3: $(VENV)/.dev ## Prove the gateway on S3's protocol (own environment)
 
 test-images: $(VENV)/.dev ## Install and start every container image's process the way its Dockerfile does (minutes, 5 GB)
 	$(BIN)/pytest tests/images -s
+
+test-slow: $(VENV)/.dev ## Run what takes minutes: a denoiser compiled for real
+	$(BIN)/pytest tests -m slow
 
 load: $(VENV)/.dev ## Load the ensemble and report (options: make load LOAD="--ensemble embedded --profile mixed")
 	$(BIN)/python -m tests.load $(LOAD)

@@ -3,23 +3,33 @@
 Every picture is encoded by itself, so that its tensors do not depend on its neighbours in a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from services.diffusion.model_folder import Family
 from services.diffusion.plan import Picture
+from services.diffusion.text_cache import Tensors, TextCache
 
 _FLUX_TOKENS = 512
 
 
-def encode(pipeline: Any, family: Family, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
-    """Keyword arguments for the call of the pipeline, one row a picture."""
-    encoded = [_ENCODERS[family](pipeline, picture) for picture in pictures]
-    return {
-        name: torch.cat([one[name] for one in encoded]) for name, tensor in encoded[0].items() if tensor is not None
-    }
+def encode(
+    pipeline: Any, family: Family, pictures: Sequence[Picture], cache: TextCache, text_state: Hashable
+) -> dict[str, torch.Tensor]:
+    """Keyword arguments for the call of the pipeline, one row a picture.
+
+    Args:
+        text_state: what the text encoders depend on beside their own weights.
+    """
+    encoded = []
+    for picture in pictures:
+        key = (picture.prompt, picture.negative_prompt, _guided(picture), text_state)
+        make = partial(_TEXT_ENCODERS[family], pipeline, picture)
+        encoded.append({**cache.get(key, make, pipeline._execution_device), **_encode_source(pipeline, picture)})
+    return {name: torch.cat([one[name] for one in encoded]) for name in encoded[0]}
 
 
 def dropped_text(pipeline: Any, family: Family, prompt: str) -> str:
@@ -38,14 +48,14 @@ def _negative(picture: Picture) -> str | None:
     return picture.negative_prompt if picture.settings.has_negative_prompt else None
 
 
-def _encode_sd(pipeline: Any, picture: Picture) -> dict[str, Any]:
+def _encode_sd(pipeline: Any, picture: Picture) -> Tensors:
     positive, negative = pipeline.encode_prompt(
         picture.prompt, pipeline._execution_device, 1, _guided(picture), _negative(picture)
     )
-    return {"prompt_embeds": positive, "negative_prompt_embeds": negative if _guided(picture) else None}
+    return _given(prompt_embeds=positive, negative_prompt_embeds=negative if _guided(picture) else None)
 
 
-def _encode_sdxl(pipeline: Any, picture: Picture) -> dict[str, Any]:
+def _encode_sdxl(pipeline: Any, picture: Picture) -> Tensors:
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     tensors = pipeline.encode_prompt(
         picture.prompt,
@@ -53,10 +63,10 @@ def _encode_sdxl(pipeline: Any, picture: Picture) -> dict[str, Any]:
         do_classifier_free_guidance=_guided(picture),
         negative_prompt=_negative(picture),
     )
-    return dict(zip(names, tensors, strict=True))
+    return _given(**dict(zip(names, tensors, strict=True)))
 
 
-def _encode_flux(pipeline: Any, picture: Picture) -> dict[str, Any]:
+def _encode_flux(pipeline: Any, picture: Picture) -> Tensors:
     def tensors(prompt: str) -> tuple[Any, Any]:
         embeds, pooled, _ = pipeline.encode_prompt(
             prompt, None, device=pipeline._execution_device, max_sequence_length=_FLUX_TOKENS
@@ -71,18 +81,28 @@ def _encode_flux(pipeline: Any, picture: Picture) -> dict[str, Any]:
     return encoded
 
 
-def _encode_pix2pix(pipeline: Any, picture: Picture) -> dict[str, Any]:
+def _encode_pix2pix(pipeline: Any, picture: Picture) -> Tensors:
     guided = _guided(picture)
     embeds = pipeline._encode_prompt(
         picture.prompt, pipeline._execution_device, 1, guided, picture.negative_prompt if guided else None
     )
     # The pipeline stacks text, image and unconditional branch; the last two see the same negative prompt.
     positive, negative = (embeds[:1], embeds[1:2]) if guided else (embeds, None)
+    return _given(prompt_embeds=positive, negative_prompt_embeds=negative)
+
+
+def _encode_source(pipeline: Any, picture: Picture) -> Tensors:
+    """The picture to edit, or the frames of a video, where there is one."""
+    if picture.source is None:
+        return {}
     frames = pipeline.image_processor.preprocess([picture.source, *picture.later_frames])
     frames = frames.to(pipeline._execution_device, pipeline.vae.dtype)
     # One frame behind the other in the channels of one row, as it was trained.
-    latents = pipeline.vae.encode(frames).latent_dist.mode().flatten(0, 1)[None]
-    return {"prompt_embeds": positive, "negative_prompt_embeds": negative, "image": latents}
+    return {"image": pipeline.vae.encode(frames).latent_dist.mode().flatten(0, 1)[None]}
 
 
-_ENCODERS = {"sd": _encode_sd, "sdxl": _encode_sdxl, "flux": _encode_flux, "pix2pix": _encode_pix2pix}
+def _given(**tensors: torch.Tensor | None) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+_TEXT_ENCODERS = {"sd": _encode_sd, "sdxl": _encode_sdxl, "flux": _encode_flux, "pix2pix": _encode_pix2pix}

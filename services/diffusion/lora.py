@@ -2,8 +2,10 @@
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from narrative.errors import InvalidParameter
@@ -17,6 +19,9 @@ class ActiveAdapters:
     Args:
         pipeline: a diffusers pipeline; only the drawing thread may touch it.
         most: adapters kept in memory.
+
+    Attributes:
+        version: another number whenever something has changed.
     """
 
     def __init__(self, pipeline: Any, folder: AdapterCache, most: int) -> None:
@@ -25,9 +30,22 @@ class ActiveAdapters:
         self._most = most
         self._loaded: OrderedDict[str, int] = OrderedDict()
         self._active: tuple[Adapter, ...] | None = ()
+        self.version = 0
 
-    def activate(self, adapters: tuple[Adapter, ...]) -> None:
+    @property
+    def text_state(self) -> tuple[object, ...]:
+        """What the text encoders depend on: the files that are active in them, and their weights."""
+        return tuple(
+            (adapter.name, self._loaded[adapter.name], adapter.text_encoder_weight)
+            for adapter in self._active or ()
+            if adapter.text_encoder_weight
+        )
+
+    def activate(self, adapters: tuple[Adapter, ...]) -> Sequence[torch.Tensor]:
         """Makes exactly these adapters work, each with its weights; does nothing where they do already.
+
+        Returns:
+            Tensors that were written over in place: none, for adapters bring their own.
 
         Raises:
             AdapterNotFound: deleted since the request was accepted.
@@ -35,9 +53,10 @@ class ActiveAdapters:
         """
         fresh = [self._load(adapter.name) for adapter in adapters]
         if adapters == self._active and not any(fresh):
-            return
+            return ()
         # Unknown until done: an error half way must not leave the old set on the books.
         self._active = None
+        self.version += 1
         if adapters:
             self._pipeline.enable_lora()
             parts = self._pipeline.get_list_adapters()
@@ -56,6 +75,7 @@ class ActiveAdapters:
             self._pipeline.disable_lora()
         self._active = adapters
         self._evict(keep={adapter.name for adapter in adapters})
+        return ()
 
     def _load(self, name: str) -> bool:
         """Loads an adapter unless its file is loaded already; says whether it did."""

@@ -35,8 +35,8 @@ class PackedWeights:
     """Every parameter and buffer of some modules: on a device while it is loaded, in host memory or on disk while not.
 
     An away model has tensors without elements, so that using it without loading it fails instead of being wrong.
-    Weights are taken for constant while they are on the device; tensors that were added or removed meanwhile (adapters)
-    are noticed, and the whole is packed anew.
+    Weights are taken for constant while they are on the device, but for those that ``refresh`` is told of; tensors that
+    were added or removed meanwhile (adapters) are noticed, and the whole is packed anew.
 
     Args:
         modules: whose tensors; packed and away once this returns.
@@ -85,6 +85,14 @@ class PackedWeights:
         for slot in self._slots:
             flat = buffer[slot.offset : slot.offset + slot.num_bytes].view(slot.tensor.dtype)
             slot.tensor.data = flat.as_strided(slot.size, slot.stride)
+
+    def refresh(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Takes over tensors that were written over in place on the device."""
+        written = {id(tensor) for tensor in tensors}
+        for slot in self._slots:
+            if id(slot.tensor) in written and slot.num_bytes:
+                flat = slot.tensor.detach().as_strided((slot.tensor.numel(),), (1,)).view(torch.uint8)
+                self._host[slot.offset : slot.offset + slot.num_bytes].copy_(flat)
 
     def offload(self) -> None:
         """Sends the weights away and gives the device's memory back."""

@@ -1,18 +1,22 @@
 """One diffusers pipeline: loading it, and drawing a batch with it."""
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
 
 import diffusers
+import PIL.Image
 import torch
 import transformers
 
 from narrative.errors import InvalidParameter, OutOfMemory, WeightsError
 from services.diffusion.adapters import AdapterCache
+from services.diffusion.compiling import compiled
 from services.diffusion.drawing_thread import Batch, Drawn
 from services.diffusion.edit_pipeline import EditPipeline
 from services.diffusion.encoding import dropped_text, encode
+from services.diffusion.hot_swap import HotSwappedAdapters
 from services.diffusion.lora import ActiveAdapters
 from services.diffusion.model_folder import ModelCard
 from services.diffusion.packed_weights import PackedWeights, is_out_of_memory
@@ -20,6 +24,7 @@ from services.diffusion.plan import Picture
 from services.diffusion.png import encode_png
 from services.diffusion.settings import DiffusionSettings
 from services.diffusion.splitter import EverythingCancelled, PictureSplitter
+from services.diffusion.text_cache import TextCache
 
 _CLASSES = {
     "sd": diffusers.StableDiffusionPipeline,
@@ -28,6 +33,8 @@ _CLASSES = {
     "pix2pix": EditPipeline,
 }
 _VERSIONS = {"diffusers": diffusers.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+
+StepReporter = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
 class LoadedModel:
@@ -47,14 +54,23 @@ class LoadedModel:
         self._pipeline = _load(card, pick_dtype(settings.dtype, self._device))
         if not settings.residency_target:
             self._pipeline.to(self._device)
-        self._adapters = ActiveAdapters(self._pipeline, adapters, settings.max_loaded_adapters)
-        self._scheduler_config = self._pipeline.scheduler.config
-        self._splitter = PictureSplitter(settings.pictures_per_call)
         denoiser = getattr(self._pipeline, card.denoiser)
-        if card.denoiser == "unet":
-            # Convolutions run faster with the channels last, on CPUs and on tensor cores alike.
-            denoiser.to(memory_format=torch.channels_last)
-        denoiser.forward = self._splitter.wrap(denoiser.forward)
+        if settings.memory_format == "channels_last" and card.denoiser == "unet":
+            for part in (denoiser, self._pipeline.vae):
+                part.to(memory_format=torch.channels_last)
+        self._adapters: ActiveAdapters | HotSwappedAdapters
+        call = denoiser.forward
+        if settings.compile:
+            self._adapters = HotSwappedAdapters(
+                self._pipeline, card.denoiser, adapters, settings.max_loaded_adapters, settings.adapter_slot_rank
+            )
+            call = compiled(call, settings.compile_backend)
+        else:
+            self._adapters = ActiveAdapters(self._pipeline, adapters, settings.max_loaded_adapters)
+        self._scheduler_config = self._pipeline.scheduler.config
+        self._texts = TextCache(int(settings.text_cache_bytes))
+        self._splitter = PictureSplitter(settings.pictures_per_call)
+        denoiser.forward = self._splitter.wrap(call)
         self._pipeline.vae.decode = self._splitter.wrap(self._pipeline.vae.decode)
         self.weights: PackedWeights | None = None
         if settings.residency_target:
@@ -71,20 +87,13 @@ class LoadedModel:
         started_s = time.monotonic()
         pictures = batch.pictures
         settings = pictures[0].settings
-        self._adapters.activate(settings.adapters)
-        self._set_scheduler(settings.scheduler, settings.num_steps)
-        self._set_tiling(settings.width * settings.height > self._tiling_px)
-        self._splitter.start(len(pictures), batch.wanted)
+        overwritten = self._adapters.activate(settings.adapters)
+        if self.weights is not None:
+            self.weights.refresh(overwritten)
+        self._save_memory(settings.width * settings.height, len(pictures))
+        report_step = _step_reporter(batch, settings.num_steps)
         try:
-            with torch.inference_mode():
-                images = self._pipeline(
-                    **encode(self._pipeline, self.card.family, pictures),
-                    **self._guidance(pictures[0]),
-                    num_inference_steps=settings.num_steps,
-                    # On the CPU whatever the device, and one a picture: the noise depends on nothing but the seed.
-                    generator=[torch.Generator("cpu").manual_seed(picture.seed) for picture in pictures],
-                    callback_on_step_end=_step_reporter(batch, settings.num_steps),
-                ).images
+            images = self._trying_twice(lambda: self._images(batch, report_step))
         except EverythingCancelled:
             return
         except RuntimeError as error:
@@ -95,6 +104,33 @@ class LoadedModel:
         for position, (picture, image) in enumerate(zip(pictures, images, strict=True)):
             if batch.wanted(position):
                 batch.finished(position, Drawn(encode_png(image, self._parameters(picture)), duration_s))
+
+    def _trying_twice(self, draw: Callable[[], list[PIL.Image.Image]]) -> list[PIL.Image.Image]:
+        """Once more where memory is short, after everything that can be given back has been."""
+        try:
+            return draw()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the handler: there the error keeps what the first attempt had taken.
+        self._compact()
+        return draw()
+
+    def _images(self, batch: Batch, report_step: StepReporter) -> list[PIL.Image.Image]:
+        pictures = batch.pictures
+        settings = pictures[0].settings
+        self._set_scheduler(settings.scheduler, settings.num_steps)
+        self._splitter.start(len(pictures), batch.wanted)
+        with torch.inference_mode():
+            images: list[PIL.Image.Image] = self._pipeline(
+                **encode(self._pipeline, self.card.family, pictures, self._texts, self._adapters.text_state),
+                **self._guidance(pictures[0]),
+                num_inference_steps=settings.num_steps,
+                # On the CPU whatever the device, and one a picture: the noise depends on nothing but the seed.
+                generator=[torch.Generator("cpu").manual_seed(picture.seed) for picture in pictures],
+                callback_on_step_end=report_step,
+            ).images
+        return images
 
     def _guidance(self, picture: Picture) -> dict[str, Any]:
         settings = picture.settings
@@ -120,15 +156,20 @@ class LoadedModel:
             raise InvalidParameter(f"{num_steps} steps; {name} has at most {most}", field="num_inference_steps")
         self._pipeline.scheduler = scheduler
 
-    def _set_tiling(self, tiled: bool) -> None:
-        if tiled:
-            self._pipeline.vae.enable_tiling()
-        else:
-            self._pipeline.vae.disable_tiling()
+    def _save_memory(self, num_px: int, num_pictures: int) -> None:
+        """Tiles and slices cost time and, at their seams, exactness: only where the autoencoder would need too much."""
+        vae = self._pipeline.vae
+        (vae.enable_tiling if num_px > self._tiling_px else vae.disable_tiling)()
+        (vae.enable_slicing if num_px * num_pictures > self._tiling_px else vae.disable_slicing)()
 
-    def _out_of_memory(self, picture: Picture, num_pictures: int) -> OutOfMemory:
+    def _compact(self) -> None:
+        """Gives back what is kept for later: memory in pieces may be enough in one."""
+        gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _out_of_memory(self, picture: Picture, num_pictures: int) -> OutOfMemory:
+        self._compact()
         settings = picture.settings
         return OutOfMemory(
             f"no memory on {self._device.type} for {num_pictures} pictures of {settings.width}x{settings.height}; "
@@ -211,7 +252,7 @@ def quiet_libraries() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def _step_reporter(batch: Batch, num_steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+def _step_reporter(batch: Batch, num_steps: int) -> StepReporter:
     reported = 0
 
     def step_done(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -6,20 +6,21 @@ from typing import Literal
 from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
+from narrative.settings import TritonLeasingSettings
 from services.diffusion.omni_settings import OmniSettings
 
 
-class DiffusionSettings(OmniSettings):
+class DiffusionSettings(OmniSettings, TritonLeasingSettings):
     """Read from ``NARRATIVE_DIFFUSION__*``."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_DIFFUSION__", extra="ignore")
 
     port: int = Field(50054, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
     max_queue: int = Field(64, ge=0, description="Pictures that may wait; one more gets RESOURCE_EXHAUSTED.")
-    engine: Literal["diffusers", "vllm-omni", "fake"] = Field(
+    engine: Literal["diffusers", "triton", "vllm-omni", "fake"] = Field(
         "diffusers",
-        description="Engine; 'vllm-omni' asks the server at omni_url; 'fake' draws coloured squares after a fixed "
-        "time, for tests.",
+        description="Engine; 'triton' runs 'diffusers' on a Triton server; 'vllm-omni' asks the server at omni_url; "
+        "'fake' draws coloured squares after a fixed time, for tests.",
     )
     models: list[str] = Field(
         ["storybook"],
@@ -50,7 +51,27 @@ class DiffusionSettings(OmniSettings):
     )
     num_threads: int = Field(0, ge=0, description="CPU threads of one computation; 0 for all cores.")
     deterministic: bool = Field(True, description="Use deterministic GPU kernels: a seed always gives its picture.")
-    vae_tiling_px: int = Field(1 << 21, ge=1, description="Pictures of more pixels than this are decoded in tiles.")
+    vae_tiling_px: int = Field(
+        1 << 21,
+        ge=1,
+        description="Pictures of more pixels than this are decoded in tiles, batches of more one picture at a time.",
+    )
+    memory_format: Literal["channels_last", "contiguous"] = Field(
+        "channels_last", description="Layout of the convolutions' weights; channels_last suits CPUs and tensor cores."
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the denoiser: faster steps for minutes of warm-up. Needs a C++ compiler.",
+    )
+    compile_backend: str = Field(
+        "inductor", description="Backend of torch.compile; 'eager' generates no code, to see what compiles again."
+    )
+    adapter_slot_rank: int = Field(
+        32, ge=1, description="Rank that adapters may have together before a compiled denoiser is compiled again."
+    )
+    text_cache_bytes: ByteSize = Field(
+        ByteSize(64 << 20), description="Host memory for text embeddings of earlier prompts, each model; 0 for none."
+    )
 
     residency_host: Literal["memory", "disk"] = Field(
         "memory", description="Where weights are while they are off the device: pinned host memory, or a mapped file."
@@ -82,6 +103,8 @@ class DiffusionSettings(OmniSettings):
     max_prompt_chars: int = Field(4000, ge=1, description="Longest prompt, characters.")
     max_upload_bytes: int = Field(20 << 20, ge=1, description="Largest picture file to edit, bytes.")
     max_upload_px: int = Field(40_000_000, ge=1, description="Most pixels of a picture to edit.")
+
+    triton_model: str = Field("diffusion", description="Name of the model in Triton's repository.")
 
     fake_batch_s: float = Field(0.05, ge=0, description="Seconds the fake engine takes for a batch.")
 

@@ -61,7 +61,7 @@ async def test_adapters_are_swapped_and_combined_from_request_to_request(serve, 
 
 
 async def test_only_requests_with_the_same_adapters_are_drawn_together(serve, draw):
-    async with serve("sd", batch_window_ms=300.0, max_batch_size=4) as channel:
+    async with serve("sd", batch_window_ms=1000.0, max_batch_size=2) as channel:
         drawn = await asyncio.gather(
             *(draw(channel, adapters=[adapter(name, 1.0)], seed=seed) for seed in (1, 2) for name in ("seal", "mist"))
         )
