@@ -43,7 +43,7 @@ class OpenAiPromptEngine:
         return [llm, *(ModelInfo(adapter, "openai", "", languages) for adapter in self._llm.adapters)]
 
     async def normalize(self, texts: Sequence[str], language: str, model: str = "") -> list[str]:
-        async with self._admitted(model) as pipeline:
+        async with self._admitted(model, asks_llm=self._settings.normalize_with_llm) as pipeline:
             return await pipeline.normalize(texts, language)
 
     async def describe(
@@ -60,7 +60,7 @@ class OpenAiPromptEngine:
                 yield item
 
     @asynccontextmanager
-    async def _admitted(self, model: str) -> AsyncIterator[ScenePipeline]:
+    async def _admitted(self, model: str, *, asks_llm: bool = True) -> AsyncIterator[ScenePipeline]:
         most = self._settings.max_workers + self._settings.max_queue
         if self._running >= most:
             raise QueueFull(
@@ -69,7 +69,8 @@ class OpenAiPromptEngine:
         self._running += 1
         RUNNING.labels("prompt").set(self._running)
         try:
-            await self._server_load.check()
+            if asks_llm:
+                await self._server_load.check()
             yield ScenePipeline(await self._llm.named(model), self._settings)
         finally:
             self._running -= 1

@@ -140,6 +140,16 @@ async def test_a_server_without_these_metrics_is_asked_once(
     assert vllm.asked["/metrics"] == 1
 
 
+async def test_what_asks_no_llm_is_not_turned_away(vllm: Vllm, connect: Any) -> None:
+    vllm.metrics = METRICS.format(running=1, waiting=99, kv_cache=1)
+    request = prompt_pb2.NormalizeTextRequest(texts=["a dog ,on the grass"], language="en")
+    async with connect(llm_url=vllm.url, llm_model="m") as (stub, _):
+        assert list((await stub.NormalizeText(request)).normalized_texts) == ["A dog, on the grass."]
+    async with connect(llm_url=vllm.url, llm_model="m", normalize_with_llm=True) as (stub, _):
+        with pytest.raises(QueueFull), rpc_errors("prompt"):
+            await stub.NormalizeText(request)
+
+
 async def test_many_calls_at_once_read_the_metrics_once(vllm: Vllm, prompt: Any) -> None:
     async with prompt() as (describe, _):
         await asyncio.gather(*(describe() for _ in range(8)))
