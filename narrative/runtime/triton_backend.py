@@ -6,6 +6,7 @@ was built for an older numpy, and with a newer one tensors given as numpy arrays
 
 import ctypes
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ def failure(error: Exception) -> Any:
 
 
 class Replies:
-    """The answers to one request of a decoupled model; safe to use from several threads one after the other.
+    """The answers to one request of a decoupled model; safe to use from several threads.
 
     Args:
         request: the request.
@@ -79,23 +80,30 @@ class Replies:
     def __init__(self, request: Any, output: str) -> None:
         self._sender = request.get_response_sender()
         self._output = output
+        self._finished = False
+        self._lock = threading.Lock()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the client has gone away."""
-        return bool(self._sender.is_cancelled())
+        """Whether the client has gone away before the end."""
+        # The server crashes where it is asked about a request that has had its last answer.
+        with self._lock:
+            return not self._finished and bool(self._sender.is_cancelled())
 
     def send(self, message: Message) -> None:
         """Sends an answer; more may follow."""
-        self._sender.send(answer(**{self._output: message.SerializeToString()}))
+        with self._lock:
+            self._sender.send(answer(**{self._output: message.SerializeToString()}))
 
     def finish(self, error: Exception | None = None) -> None:
-        """Sends the end, with an error if there is one."""
+        """Sends the end, with an error if there is one; nothing may follow."""
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        if error is None:
-            self._sender.send(flags=final)
-        else:
-            self._sender.send(failure(error), flags=final)
+        with self._lock:
+            self._finished = True
+            if error is None:
+                self._sender.send(flags=final)
+            else:
+                self._sender.send(failure(error), flags=final)
 
 
 def _tensor(name: str, data: bytes) -> Any:

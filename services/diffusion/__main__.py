@@ -14,6 +14,10 @@ def make_engine(settings: DiffusionSettings) -> DiffusionEngine:
         from services.diffusion.engine_fake import FakeEngine
 
         return FakeEngine(settings)
+    if settings.engine == "triton":
+        from services.diffusion.engine_triton import TritonEngine
+
+        return TritonEngine(settings)
     if settings.engine == "vllm-omni":
         from services.diffusion.engine_omni import OmniEngine
 

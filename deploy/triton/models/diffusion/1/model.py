@@ -1,0 +1,60 @@
+"""The engine of ``services.diffusion`` on Triton's Python backend; settings are those of the service."""
+
+import threading
+
+from narrative.runtime.logging import configure_logging
+from narrative.runtime.triton_backend import Replies, read_bytes, take_device
+from narrative.v1 import diffusion_pb2
+from services.diffusion.__main__ import make_engine
+from services.diffusion.engine import Finished
+from services.diffusion.messages import read_options, write_event
+from services.diffusion.settings import DiffusionSettings
+
+LOOK_S = 0.05
+
+
+class TritonPythonModel:
+    """One instance; while it draws, Triton gathers the next batch, or has another instance draw it."""
+
+    def initialize(self, args):
+        settings = DiffusionSettings(engine="diffusers", device=take_device(args), residency_target="")
+        configure_logging(settings.common, args["model_name"])
+        self._engine = make_engine(settings)
+        self._engine.load()
+
+    def execute(self, requests):
+        drawings = [Drawing(self._engine, request) for request in requests]
+        while waiting := [drawing for drawing in drawings if not drawing.done.is_set()]:
+            waiting[0].done.wait(LOOK_S)
+            for drawing in waiting:
+                drawing.look()
+
+    def finalize(self):
+        self._engine.close()
+
+
+class Drawing:
+    """One request, from its submission on."""
+
+    def __init__(self, engine, request):
+        self.done = threading.Event()
+        self._replies = Replies(request, "EVENT")
+        self._ticket = None
+        try:
+            options = diffusion_pb2.EditOptions.FromString(read_bytes(request, "REQUEST"))
+            self._ticket = engine.submit(read_options(options, read_bytes(request, "SOURCE")), self._emit)
+        # A model that lets an exception out answers nobody.
+        except Exception as error:
+            self._emit(Finished(error))
+
+    def look(self):
+        """Takes the request back if its client has gone away."""
+        if self._replies.cancelled:
+            self._ticket.cancel()
+
+    def _emit(self, event):
+        if isinstance(event, Finished):
+            self._replies.finish(event.error)
+            self.done.set()
+        else:
+            self._replies.send(write_event(event))
