@@ -106,8 +106,6 @@ class DiffusionSettings(OmniSettings, TritonLeasingSettings):
 
     triton_model: str = Field("diffusion", description="Name of the model in Triton's repository.")
 
-    triton_model: str = Field("diffusion", description="Name of the model in Triton's repository.")
-
     fake_batch_s: float = Field(0.05, ge=0, description="Seconds the fake engine takes for a batch.")
 
     @property
