@@ -24,22 +24,30 @@ log = structlog.get_logger()
 
 metadata = sa.MetaData()
 
+
+def job_columns() -> list[sa.Column[Any]]:
+    """The columns that every table of jobs has; a table needs its own."""
+    return [
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("created_at_us", sa.BigInteger, nullable=False),
+        sa.Column("finished_at_us", sa.BigInteger),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("executor_id", sa.String(64), nullable=False),
+        sa.Column("request_id", sa.String(128), nullable=False),
+        sa.Column("request_digest", sa.String(64), nullable=False),
+        sa.Column("idempotency_digest", sa.String(64), unique=True),
+        sa.Column("error", sa.JSON),
+    ]
+
+
 narratives = sa.Table(
     "narratives",
     metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("created_at_us", sa.BigInteger, nullable=False),
-    sa.Column("finished_at_us", sa.BigInteger),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("executor_id", sa.String(64), nullable=False),
-    sa.Column("request_id", sa.String(128), nullable=False),
-    sa.Column("request_digest", sa.String(64), nullable=False),
-    sa.Column("idempotency_digest", sa.String(64), unique=True),
+    *job_columns(),
     sa.Column("filename", sa.Text, nullable=False),
     sa.Column("media_type", sa.String(128), nullable=False),
     sa.Column("audio_bytes", sa.BigInteger, nullable=False),
     sa.Column("options", sa.JSON, nullable=False),
-    sa.Column("error", sa.JSON),
     sa.Index("narratives_by_age", "created_at_us", "id"),
     sa.Index("narratives_by_status", "status", "created_at_us", "id"),
     sa.Index("narratives_by_finish", "finished_at_us"),

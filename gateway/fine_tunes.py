@@ -13,8 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.exc import IntegrityError
 
-from gateway.database import Database, metadata
+from gateway.database import Database, job_columns, metadata
 from gateway.datasets import Datasets
 from gateway.events import Emitter, EventLog
 from gateway.jobs import QUEUED, UNFINISHED, BaseJob, JobTable, digest, now_us, same_request
@@ -26,6 +27,7 @@ from gateway.trainer import Trainer
 from gateway.worker import Worker
 from narrative.errors import (
     Cancelled,
+    Conflict,
     InvalidParameter,
     ModelOutputInvalid,
     QueueFull,
@@ -40,25 +42,22 @@ NOUN = "fine-tune"
 _PASSING = (ServiceUnavailable, StorageUnavailable, QueueFull, Cancelled)
 _STEP_EVERY_S = 0.25
 
+_UNFINISHED = sa.text("status IN ('queued', 'running')")
+
 fine_tunes = sa.Table(
     "fine_tunes",
     metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("created_at_us", sa.BigInteger, nullable=False),
-    sa.Column("finished_at_us", sa.BigInteger),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("executor_id", sa.String(64), nullable=False),
-    sa.Column("request_id", sa.String(128), nullable=False),
-    sa.Column("request_digest", sa.String(64), nullable=False),
-    sa.Column("idempotency_digest", sa.String(64), unique=True),
+    *job_columns(),
     sa.Column("recipe", sa.String(64), nullable=False),
     sa.Column("dataset", sa.String(32), nullable=False),
     sa.Column("settings", sa.JSON, nullable=False),
     sa.Column("adapter", sa.String(64)),
     sa.Column("measures", sa.JSON),
-    sa.Column("error", sa.JSON),
+    sa.Column("publishes", sa.String(128)),
     sa.Index("fine_tunes_by_age", "created_at_us", "id"),
     sa.Index("fine_tunes_by_status", "status", "created_at_us", "id"),
+    # Two that would publish under one name at once: the later would win, whoever that is.
+    sa.Index("fine_tunes_publishing", "publishes", unique=True, sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
 )
 
 
@@ -71,6 +70,7 @@ class FineTune(BaseJob):
         settings: as they were asked for, by name.
         adapter: name to draw with; None before the end, and where the result is no such adapter.
         measures: what the recipe measured, by name; None before the end.
+        publishes: what the result will be published as, such as "adapters/seal"; None where it will not be.
     """
 
     recipe: str
@@ -78,6 +78,7 @@ class FineTune(BaseJob):
     settings: dict[str, Any]
     adapter: str | None
     measures: dict[str, Any] | None
+    publishes: str | None
 
 
 class FineTunes(JobTable[FineTune]):
@@ -85,6 +86,36 @@ class FineTunes(JobTable[FineTune]):
 
     def __init__(self, database: Database, log: EventLog) -> None:
         super().__init__(database, log, fine_tunes, FineTune, NOUN)
+
+    async def create(self, job: FineTune) -> FineTune:
+        """As for every job.
+
+        Raises:
+            Conflict: another unfinished one publishes under the same name; names it.
+        """
+        try:
+            return await super().create(job)
+        except IntegrityError as error:
+            raise await self._clash(job) from error
+
+    async def reopen(self, job_id: str, executor_id: str) -> bool:
+        """As for every job; raises Conflict as ``create``."""
+        try:
+            return await super().reopen(job_id, executor_id)
+        except IntegrityError as error:
+            raise await self._clash(await self.get(job_id)) from error
+
+    async def _clash(self, job: FineTune) -> Conflict:
+        query = sa.select(fine_tunes.c.id).where(
+            fine_tunes.c.publishes == job.publishes, fine_tunes.c.status.in_(UNFINISHED), fine_tunes.c.id != job.id
+        )
+        other = await self._database.read(lambda connection: connection.execute(query).scalar())
+        name = (job.publishes or "").rpartition("/")[2]
+        return Conflict(
+            f"fine-tune {other or 'of a moment ago'} is to become {name!r} too; wait for it, cancel it, or take "
+            "another name",
+            field="settings",
+        )
 
     async def unfinished_on(self, dataset_id: str) -> str | None:
         """Id of a fine-tune that still needs a data set; None where there is none."""
@@ -132,7 +163,7 @@ class FineTuner(Worker[FineTune]):
         Raises:
             NotFound: no such recipe or data set.
             InvalidParameter: a setting; names it.
-            Conflict: the key was used for another request.
+            Conflict: the key was used for another request, or another fine-tune publishes under the same name.
             QueueFull: as many fine-tunes are unfinished as may be.
             ServiceUnavailable: there is nobody to train.
         """
@@ -145,7 +176,7 @@ class FineTuner(Worker[FineTune]):
                 return same_request(earlier, request_digest, NOUN)
         await self._datasets.get(dataset_id)
         try:
-            await self._trainer.check(recipe, text)
+            publishes = await self._trainer.check(recipe, text)
         except InvalidParameter as error:
             field = f"settings.{error.field}" if error.field not in ("", "settings") else "settings"
             raise InvalidParameter(error.message, field=field) from error
@@ -167,6 +198,7 @@ class FineTuner(Worker[FineTune]):
                 settings=settings,
                 adapter=None,
                 measures=None,
+                publishes=publishes or None,
             )
         )
         await self.submit(job)

@@ -175,6 +175,26 @@ async def test_what_the_recipe_refuses_fails_with_its_own_error(api: Api) -> Non
     assert last["data"]["error"]["instance"] == f"/v1/fine-tunes/{job_id}"
 
 
+async def test_of_two_with_one_name_the_second_is_refused(api: Api) -> None:
+    dataset_id = await dataset(api)
+    first = await start(api, order(dataset_id, "slow", steps=100_000))
+    await until_step(api, first, 1)
+    refused = await api.http.post("/v1/fine-tunes", json=order(dataset_id))
+    assert refused.status_code == 409
+    assert f"fine-tune {first} is to become 'seal' too" in refused.json()["detail"]
+    other = await start(api, order(dataset_id, name="mist"))
+    await api.http.post(f"/v1/fine-tunes/{first}/cancel")
+    second = await start(api, order(dataset_id))
+    while (taken_up := await api.http.post(f"/v1/fine-tunes/{first}/resume")).status_code == 409:
+        assert "is to become" in taken_up.json()["detail"] or "still stopping" in taken_up.json()["detail"]
+        if "is to become" in taken_up.json()["detail"]:
+            break
+        await asyncio.sleep(0.02)
+    assert second in taken_up.json()["detail"]
+    for job_id in (other, second):
+        assert (await all_events(api, job_id))[-1]["data"]["status"] == "succeeded"
+
+
 async def test_what_is_not_good_enough_is_not_published(api: Api) -> None:
     job_id = await start(api, order(await dataset(api), "not good enough"))
     *_, result, last = await all_events(api, job_id)
