@@ -5,6 +5,7 @@ leaves: gateways are replaced one after the other, and a release may be rolled b
 is no longer used is removed a release later. DBOS looks after its own tables.
 """
 
+import logging
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,6 +20,8 @@ VERSION_TABLE = "gateway_schema"
 # Any number that nobody else locks in this database.
 _LOCK = 0x6E617272
 log = structlog.get_logger()
+# It tells of every look that it takes.
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def upgrade(engine: sa.Engine, to: str = "head") -> None:
@@ -34,6 +37,8 @@ def upgrade(engine: sa.Engine, to: str = "head") -> None:
         known = {revision.revision for revision in scripts.walk_revisions()}
         if set(present) <= known:
             _run(connection, scripts, to)
+            if (now := context.get_current_heads()) != present:
+                log.info("tables brought up to date", revision=", ".join(now))
         else:
             log.info("the database is of a later release", revision=", ".join(present))
         connection.commit()
