@@ -1,7 +1,7 @@
 """Settings of the pix2pix recipe."""
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,10 @@ class Config(PublishSettings, EditSettings, PictureModelSettings, RecipeConfig):
     resolution: int = Field(256, ge=32, le=4096, multiple_of=8, description="Side of the training pictures, pixels.")
     train_batch_size: int = Field(4, ge=1, description="Examples in one pass, per process.")
     licence: str = Field("", description="Licence of the result, kept in its description.")
+
+    def identity(self) -> dict[str, Any]:
+        """As for every recipe; what becomes of the result has no part in how it is made."""
+        return {name: value for name, value in super().identity().items() if name not in PublishSettings.model_fields}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
