@@ -6,7 +6,7 @@ DEMO := examples/three-voices.flac
 PROTOS := $(wildcard proto/narrative/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-unit test-integration test-e2e test-vllm test-pyannote test-s3 test-images test-slow load quality format proto models lock clean
+.PHONY: help demo up down test test-unit test-integration test-e2e test-vllm test-pyannote test-s3 test-images test-slow test-triton load quality format proto models lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -23,14 +23,14 @@ down: ## Stop the ensemble
 models: $(VENV)/.embedded ## Fetch and verify the weights of the embedded profile
 	$(BIN)/narrate models pull
 
-test: $(VENV)/.dev $(BIN)/kubectl ## Run the unit, integration and end-to-end tests
-	$(BIN)/pytest -m "not vllm and not pyannote and not images and not s3 and not slow"
+test: $(VENV)/.dev $(BIN)/kubectl $(VENV)/triton ## Run the unit, integration and end-to-end tests
+	$(BIN)/pytest -m "not vllm and not pyannote and not images and not s3 and not slow and not triton"
 
 test-unit: $(VENV)/.dev $(BIN)/kubectl ## Run the unit tests (no sockets, no weights)
 	$(BIN)/pytest tests/unit
 
-test-integration: $(VENV)/.dev ## Run the integration tests (real servers, real small weights)
-	$(BIN)/pytest tests/integration -m "not vllm and not pyannote and not images and not s3 and not slow"
+test-integration: $(VENV)/.dev $(VENV)/triton ## Run the integration tests (real servers, real small weights)
+	$(BIN)/pytest tests/integration -m "not vllm and not pyannote and not images and not s3 and not slow and not triton"
 
 test-e2e: $(VENV)/.dev ## Run the end-to-end tests (the whole ensemble on real audio)
 	$(BIN)/pytest tests/e2e
@@ -46,6 +46,9 @@ test-s3: $(VENV)/.dev ## Prove the gateway on S3's protocol (own environment)
 
 test-images: $(VENV)/.dev ## Install and start every container image's process the way its Dockerfile does (minutes, 5 GB)
 	$(BIN)/pytest tests/images -s
+
+test-triton: $(VENV)/.dev $(VENV)/triton ## Prove the Triton engines of asr and diffusion against a real server (minutes on two cores)
+	$(BIN)/pytest tests/integration/triton
 
 test-slow: $(VENV)/.dev ## Run what takes minutes: a denoiser compiled for real
 	$(BIN)/pytest tests -m slow
@@ -84,8 +87,12 @@ $(VENV)/.embedded: pyproject.toml requirements.lock hatch_build.py $(PROTOS) | $
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml requirements.lock hatch_build.py $(PROTOS) | $(BIN)/python
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[embedded,trainer,tracing,load,dev]'
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[embedded,trainer,triton,tracing,load,dev]'
 	@touch $@ $(VENV)/.embedded
 
 $(BIN)/kubectl: deploy/tools/kubectl.py | $(VENV)/.dev
 	$(BIN)/python deploy/tools/kubectl.py $@
+
+$(VENV)/triton: deploy/tools/triton.py | $(VENV)/.dev
+	$(BIN)/python deploy/tools/triton.py $@
+	@touch $@
