@@ -28,6 +28,12 @@ def checkpoint_to_resume(run_dir: Path, wanted: str) -> Path | None:
     return path
 
 
+def steps_done(path: Path | None) -> int:
+    """How far a checkpoint of the loop is, by its name; 0 where there is none, or it was renamed."""
+    digits = path.stem.removeprefix("step-") if path is not None else ""
+    return int(digits) if digits.isdigit() else 0
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint of the loop.
 

@@ -118,6 +118,20 @@ def test_twenty_frames_make_84_channels_and_five_steps_bring_the_loss_down(
     assert unet.config["in_channels"] == unet.conv_in.in_channels == 84
 
 
+def test_what_is_trained_already_is_written_without_latents(
+    train: Train, edits: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARRATIVE_TRAINER__OBJECT_STORE_URL", str(tmp_path / "objects"))
+    chosen = settings(edits, tmp_path / "negative", tiny / "sd")
+    assert train("pix2pix", **chosen, checkpointing_steps=2, keep_checkpoints=True).status == 0
+    weights = (tmp_path / "negative" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    monkeypatch.delattr(EditExamples, "keep_latents")
+    again = train("pix2pix", **chosen, publish_as="negative")
+    assert again.status == 0, again.result
+    assert again.result["published"] == "negative"
+    assert (tmp_path / "negative" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+
+
 def test_videos_are_checked_and_built(
     train: Train, videos_folder: Path, tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ from services.trainer.pictures.train import quiet_libraries
 from services.trainer.progress import Progress
 from services.trainer.publishing import publish
 from services.trainer.recipes.pix2pix.config import Config
+from services.trainer.resume import checkpoint_to_resume, steps_done
 
 _LATENT_CHANNELS = 4
 
@@ -68,7 +69,9 @@ def run(config: Config, progress: Progress) -> EditingResult:
     cache_dir = run_dir / f"cache-{accelerator.process_index}"
     try:
         learner.keep_text(cache_dir, accelerator.device)
-        if config.cache_latents:
+        # A training that is at its end already, and is only to be written or published, has no use for latents.
+        done = steps_done(checkpoint_to_resume(run_dir, config.resume_from_checkpoint))
+        if config.cache_latents and not (config.max_train_steps and done >= config.max_train_steps):
             examples.keep_latents(cache_dir, base.pipeline.vae)
         outcome = fit(
             learner,
