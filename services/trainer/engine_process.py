@@ -47,6 +47,7 @@ COMMAND = (sys.executable, "-P", "-m", "services.trainer.cli")
 _STOPPED = (143, -signal.SIGTERM, -signal.SIGINT)
 _LOOK_EVERY_S = 0.2
 _KEPT_LINES = 50
+SETTINGS_NAME = "settings.json"
 
 
 class ProcessEngine:
@@ -97,7 +98,7 @@ class ProcessEngine:
         with _locked(folder / "lock", cancelled) as lock:
             if not (folder / "data").is_dir():
                 asyncio.run(self._fetch(training.dataset, folder / "data", cancelled))
-            (folder / "settings.json").write_text(json.dumps(values), encoding="utf-8")
+            _write_whole(folder / SETTINGS_NAME, json.dumps(values))
             yield from self._run(training, folder, lock, cancelled)
             for name in ("data", "run"):
                 shutil.rmtree(folder / name, ignore_errors=True)
@@ -144,7 +145,7 @@ class ProcessEngine:
     def _run(self, training: Training, folder: Path, lock: int, cancelled: threading.Event) -> Iterator[TrainingEvent]:
         # The lock goes along: should this process be killed, nobody else touches the folder while the training lives.
         child = subprocess.Popen(
-            [*self._command, training.recipe, "--config", str(folder / "settings.json")],
+            [*self._command, training.recipe, "--config", str(folder / SETTINGS_NAME)],
             # A relative path in a setting leads nowhere else.
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -216,6 +217,28 @@ class ProcessEngine:
             raise OutOfMemory("the training was killed, as systems do that run out of memory; lower train_batch_size")
         log.error("training broke", status=status, said=list(said))
         raise NarrativeError(f"the training ended unexpectedly, with status {status}; the trainer's log says more")
+
+
+def run_along(settings_file: Path, command: Sequence[str], recipe: str, stop: threading.Event) -> int:
+    """Joins a training whose first node has written its settings, in a folder that all nodes see; the exit status.
+
+    What it says is what the first says too, so nobody listens.
+    """
+    while not settings_file.is_file():
+        if stop.wait(_LOOK_EVERY_S):
+            return 143
+    child = subprocess.Popen([*command, recipe, "--config", str(settings_file)], cwd=settings_file.parent)
+    while child.poll() is None:
+        if stop.wait(_LOOK_EVERY_S):
+            child.terminate()
+            return child.wait()
+    return child.returncode
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Settings of this installation's trainer; those of a single training are in ``config.py``."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -30,6 +31,23 @@ class TrainerSettings(ServiceSettings):
         "",
         description="Where data sets are and adapters are published, the gateway's own folder or s3://bucket/prefix; "
         "data_dir/objects if unset.",
+    )
+
+    engine: Literal["process", "kubernetes"] = Field(
+        "process", description="Where trainings run: processes beside the service, or Jobs of the cluster it is in."
+    )
+    job_template: str = Field(
+        "training", description="Suspended CronJob from whose template Jobs are made, for engine kubernetes."
+    )
+    job_nodes: int = Field(1, ge=1, le=64, description="Pods of one training, for engine kubernetes.")
+    job_processes: int = Field(
+        1, ge=1, le=16, description="Processes of one training in each pod, as many as it has GPUs."
+    )
+    job_subdomain: str = Field("training", description="Headless Service by which the pods of a training find another.")
+    kubernetes_url: str = Field("https://kubernetes.default.svc", description="URL of the Kubernetes API.")
+    kubernetes_credentials: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Folder of token, ca.crt and namespace to speak to it with.",
     )
 
     @property

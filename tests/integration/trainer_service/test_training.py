@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from narrative.runtime.channel import open_channel, rpc_errors
 from narrative.runtime.server import ServiceServer
 from narrative.settings import CommonSettings
 from narrative.v1 import trainer_pb2, trainer_pb2_grpc
+from services.trainer import job_messages
+from services.trainer.engine import Training, TrainingStep
 from services.trainer.engine_process import ProcessEngine
 from services.trainer.servicer import make_service
 from services.trainer.settings import TrainerSettings
@@ -107,3 +111,27 @@ async def test_wrong_settings_are_refused_before_anything_is_trained(stub: Any) 
     with pytest.raises(InvalidParameter) as caught, rpc_errors("trainer"):
         await stub.CheckTraining(check)
     assert caught.value.field == "rank"
+
+
+async def test_a_pod_trains_with_two_processes(palette: Path, tmp_path: Path, models_dir: Path) -> None:
+    """What a Job's container runs, without a cluster: one node, two processes that share the work."""
+    settings = json.dumps(SETTINGS | {"max_train_steps": 2, "log_steps": 1, "train_batch_size": 2})
+    training = Training(f"{7:032x}", "style", settings, "datasets/d1")
+    environment = {
+        **os.environ,
+        "NARRATIVE_DATA_DIR": str(tmp_path),
+        "NARRATIVE_TRAINER__JOB_PROCESSES": "2",
+        job_messages.VARIABLE: job_messages.order(training),
+        "OMP_NUM_THREADS": "1",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.trainer.job"), env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    told = [job_messages.read_line(line) for line in said.decode().splitlines()]
+    assert [event.step for event in told if isinstance(event, TrainingStep)] == [1, 2]
+    objects = Objects(str(tmp_path / "objects"))
+    answer = json.loads(await objects.get(job_messages.result_key(training.job_id)))
+    assert (answer["kind"], answer["adapter"]) == ("result", "seal")
+    assert (await Registry(objects, ADAPTERS).entry("seal")).description["steps"] == 2
