@@ -17,7 +17,7 @@ class TritonPythonModel:
     """One instance: every engine that the settings name."""
 
     def initialize(self, args):
-        settings = TranslationSettings(device=take_device(args))
+        settings = TranslationSettings(device=take_device(args), residency_target="")
         configure_logging(settings.common, args["model_name"])
         if "triton" in settings.engines:
             raise InvalidParameter("NARRATIVE_TRANSLATION__ENGINES of a Triton server must name what runs on it")

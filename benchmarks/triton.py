@@ -1,0 +1,153 @@
+"""What does the way over Triton cost, and what does it bear? The same engines in-process and there, in one run.
+
+    python benchmarks/triton.py [--services diffusion asr translation] [--rounds 5] [--steps 20] [--callers 8]
+
+Starts a Triton server (deploy/triton/serve.py) on this machine. Latency: one call after another, the two ways in turn;
+load: as many callers at once, again in turn. In-process calls go through the service's own bounded executor, as they do
+in the service. Prints medians and the ratio of Triton to in-process; aims are <= 1.1 for latency and >= 1 for
+throughput. The server and the engine in-process share the cores, and only one of them works at a time.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from narrative.runtime.executor import BoundedExecutor
+from services.asr.__main__ import build_engine
+from services.asr.engine import TranscribeOptions
+from services.asr.settings import AsrSettings
+from services.diffusion.__main__ import make_engine
+from services.diffusion.engine import Image, ImageRequest
+from services.diffusion.settings import DiffusionSettings
+from services.translation.engine_gloss import GlossEngine
+from services.translation.engine_triton import TritonEngine
+from services.translation.settings import TranslationSettings
+from tests.integration.triton.triton_server import TritonServer
+
+SPEECH = Path(__file__).parents[1] / "tests" / "data" / "speech"
+
+
+class Diffusion:
+    """A picture of Storybook at its own size; result: the PNG."""
+
+    unit = "pictures"
+
+    def __init__(self, url: str, steps: int) -> None:
+        self.engines = {
+            "in-process": make_engine(DiffusionSettings()),
+            "triton": make_engine(DiffusionSettings(engine="triton", triton_url=url)),
+        }
+        self._steps = steps
+
+    def work(self, way: str, number: int) -> object:
+        request = ImageRequest("a red fox in a forest", seed=number, num_steps=self._steps)
+        events = list(self.engines[way].generate(request))
+        return next(event.png for event in events if isinstance(event, Image))
+
+    async def together(self, way: str, callers: int) -> list[object]:
+        # The engine queues by itself; callers are threads, as many as there are calls.
+        return await asyncio.gather(*(asyncio.to_thread(self.work, way, number) for number in range(callers)))
+
+
+class Asr:
+    """27 s of speech; result: every event but progress."""
+
+    unit = "recordings"
+
+    def __init__(self, url: str) -> None:
+        self.engines = {
+            "in-process": build_engine(AsrSettings()),
+            "triton": build_engine(AsrSettings(engine="triton", triton_url=url)),
+        }
+        # The service works on max_workers recordings at a time, one by default; Triton on one an instance.
+        self._executors = {"in-process": BoundedExecutor("asr", 1, 64), "triton": BoundedExecutor("asr", 64, 0)}
+
+    def work(self, way: str, number: int) -> object:
+        path = SPEECH / "librivox.flac"
+        return list(self.engines[way].transcribe(path, TranscribeOptions(language="en"), threading.Event()))
+
+    async def together(self, way: str, callers: int) -> list[object]:
+        run = self._executors[way].run
+        return await asyncio.gather(*(run(lambda: self.work(way, 0)) for _ in range(callers)))
+
+
+class Translation:
+    """Eight Russian sentences; result: their English."""
+
+    unit = "requests"
+
+    def __init__(self, url: str) -> None:
+        self.engines = {"in-process": GlossEngine(), "triton": TritonEngine(TranslationSettings(triton_url=url))}
+        self._texts = [line for line in (SPEECH / "russian.txt").read_text().splitlines() if line.strip()]
+        self._executors = {"in-process": BoundedExecutor("gloss", 1, 64), "triton": BoundedExecutor("gloss", 64, 0)}
+
+    def work(self, way: str, number: int) -> object:
+        return self.engines[way].translate(self._texts, "ru", "en")
+
+    async def together(self, way: str, callers: int) -> list[object]:
+        run = self._executors[way].run
+        return await asyncio.gather(*(run(lambda: self.work(way, 0)) for _ in range(callers)))
+
+
+def measure(name: str, subject: Diffusion | Asr | Translation, rounds: int, callers: int) -> None:
+    for engine in subject.engines.values():
+        engine.load()
+    ways = list(subject.engines)
+    results = {way: subject.work(way, 0) for way in ways}
+    assert results["triton"] == results["in-process"], f"{name}: Triton gives something else"
+    alone: dict[str, list[float]] = {way: [] for way in ways}
+    loaded: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds):
+        for way in ways if number % 2 else ways[::-1]:
+            started_s = time.perf_counter()
+            subject.work(way, number)
+            alone[way].append(time.perf_counter() - started_s)
+    for number in range(rounds):
+        for way in ways if number % 2 else ways[::-1]:
+            started_s = time.perf_counter()
+            asyncio.run(subject.together(way, callers))
+            loaded[way].append(callers / (time.perf_counter() - started_s))
+    for engine in subject.engines.values():
+        engine.close()
+    latency = {way: statistics.median(seconds) for way, seconds in alone.items()}
+    rate = {way: statistics.median(rates) for way, rates in loaded.items()}
+    print(f"{name}, same results both ways, medians of {rounds}")
+    print(
+        f"  alone          {latency['in-process'] * 1000:9.1f} ms in-process {latency['triton'] * 1000:9.1f} ms Triton"
+        f"   x {latency['triton'] / latency['in-process']:.3f} (aim <= 1.1)"
+    )
+    print(
+        f"  {callers:2} callers     {rate['in-process']:9.2f} /s in-process {rate['triton']:9.2f} /s Triton"
+        f"   x {rate['triton'] / rate['in-process']:.3f} (aim >= 1)   {subject.unit}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--services", nargs="+", default=["diffusion", "asr", "translation"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--callers", type=int, default=8)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = TritonServer(Path(folder) / "triton.log")
+        server.start()
+        try:
+            for name in options.services:
+                subject: Diffusion | Asr | Translation
+                if name == "diffusion":
+                    subject = Diffusion(server.url, options.steps)
+                else:
+                    subject = Asr(server.url) if name == "asr" else Translation(server.url)
+                measure(name, subject, options.rounds, options.callers)
+                server.unload(name)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()

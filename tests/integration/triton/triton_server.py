@@ -1,0 +1,111 @@
+"""A real Triton Inference Server as a process, on free ports of this machine."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+ROOT = Path(__file__).parents[3]
+START_S = 60.0
+STOP_S = 30.0
+
+
+class TritonServer:
+    """``deploy/triton/serve.py``, as anybody would start it.
+
+    Args:
+        log: file for what the server and its models say.
+        environment: settings of the models.
+    """
+
+    def __init__(self, log: Path, environment: dict[str, str] | None = None) -> None:
+        self._log = log
+        self._environment = os.environ | (environment or {})
+        self._ports = free_ports(3)
+        self.url = f"127.0.0.1:{self._ports[0]}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        grpc_port, http_port, metrics_port = self._ports
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    ROOT / "deploy" / "triton" / "serve.py",
+                    f"--grpc-port={grpc_port}",
+                    f"--http-port={http_port}",
+                    f"--metrics-port={metrics_port}",
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                # With it its models can be ended as one group.
+                start_new_session=True,
+            )
+        until_s = time.monotonic() + START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > until_s:
+                raise AssertionError(f"Triton does not start: {self._log.read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Ends it as its user would."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Ends it as the kernel does where memory runs out."""
+        self._end(signal.SIGKILL)
+
+    def executions(self, model: str) -> tuple[int, int]:
+        """Requests that a model has answered since it was loaded, and the batches in which it was given them."""
+        with InferenceServerClient(self.url) as client:
+            stats = client.get_inference_statistics(model).model_stats[0]
+            return stats.inference_count, stats.execution_count
+
+    def states(self) -> dict[str, str]:
+        """Models of the repository and their states, "" for one that was never loaded."""
+        with InferenceServerClient(self.url) as client:
+            return {model.name: model.state for model in client.get_model_repository_index().models}
+
+    def unload(self, model: str) -> None:
+        """As an operator would, and waits until it is done."""
+        with InferenceServerClient(self.url) as client:
+            client.unload_model(model)
+        until_s = time.monotonic() + STOP_S
+        while self.states()[model] != "UNAVAILABLE":
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        with InferenceServerClient(self.url) as client, contextlib.suppress(InferenceServerException):
+            return bool(client.is_server_live())
+        return False
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

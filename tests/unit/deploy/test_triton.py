@@ -1,0 +1,44 @@
+"""The model repository of Triton, as far as it can be checked without the server."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+MODELS = sorted((Path(__file__).parents[3] / "deploy" / "triton" / "models").iterdir())
+
+
+def config(model: Path) -> model_config_pb2.ModelConfig:
+    return text_format.Parse((model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_a_model_is_named_as_its_folder_batches_and_runs_on_every_gpu(model: Path) -> None:
+    read = config(model)
+
+    assert read.name == model.name
+    assert read.backend == "python"
+    assert read.HasField("dynamic_batching")
+    assert read.dynamic_batching.default_queue_policy.max_queue_size
+    assert [group.kind for group in read.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_AUTO]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_the_service_asks_for_the_model_by_its_name(model: Path) -> None:
+    settings = importlib.import_module(f"services.{model.name}.settings")
+    (cls,) = [one for name, one in vars(settings).items() if name.lower() == f"{model.name}settings"]
+
+    assert cls.model_fields["triton_model"].default == model.name
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_a_model_reads_and_writes_the_tensors_of_its_configuration(model: Path) -> None:
+    code = ast.parse((model / "1" / "model.py").read_text())
+    read = config(model)
+    words = {node.value for node in ast.walk(code) if isinstance(node, ast.Constant)}
+    words |= {node.arg for node in ast.walk(code) if isinstance(node, ast.keyword)}
+
+    assert {tensor.name for tensor in [*read.input, *read.output]} <= words
