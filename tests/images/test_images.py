@@ -4,6 +4,7 @@ Each test lays out the build context, runs the RUN lines of the install stage in
 entry point with the image's environment, and waits until the image's own health check is content.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -100,6 +101,14 @@ def run_line(command: str, source: Path, environment: Path) -> None:
     assert done.returncode == 0, f"{moved}\n{done.stderr[-2000:]}"
 
 
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def as_user(command: list[str], variables: dict[str, str], environment: Path) -> "subprocess.Popen[bytes]":
     program = environment / "bin" / command[0]
     return subprocess.Popen([str(program), *command[1:]], env=variables, cwd="/", **AS_USER)
@@ -107,12 +116,16 @@ def as_user(command: list[str], variables: dict[str, str], environment: Path) ->
 
 def starts(name: str, image: Stage, variables: dict[str, str], environment: Path) -> bool:
     """Whether the health check is content within START_S; on a port of our own, so that nothing is disturbed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, *others = free_ports(3)
     exposed = image.last("EXPOSE")
-    (host,) = [key for key in variables if key.endswith("__HOST")]
-    variables |= {host.replace("__HOST", "__PORT"): str(port), host: "127.0.0.1"}
+    # Paths of the image are those of the environment here.
+    command = [word.replace("/opt/narrative", str(environment)) for word in image.entrypoint]
+    if name == "triton":
+        ports = zip(("http", "grpc", "metrics"), (port, *others), strict=True)
+        command += [f"--{what}-port={number}" for what, number in ports]
+    else:
+        (host,) = [key for key in variables if key.endswith("__HOST")]
+        variables |= {host.replace("__HOST", "__PORT"): str(port), host: "127.0.0.1"}
     if name == "prompt":
         # Without an LLM beside it.
         variables["NARRATIVE_PROMPT__STARTUP_WAIT_S"] = "0"
@@ -120,7 +133,7 @@ def starts(name: str, image: Stage, variables: dict[str, str], environment: Path
         # Without a GPU.
         variables["NARRATIVE_RESIDENCY__DEVICES"] = '{"host:0": "1GiB"}'
     check = [word.replace(f":{exposed}", f":{port}") for word in image.healthcheck]
-    process = as_user(image.entrypoint, variables, environment)
+    process = as_user(command, variables, environment)
     try:
         until = time.monotonic() + START_S
         while time.monotonic() < until and process.poll() is None:

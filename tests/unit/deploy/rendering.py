@@ -23,6 +23,15 @@ def render(folder: Path) -> list[Object]:
     return [one for one in yaml.safe_load_all(done.stdout) if one]
 
 
+def with_components(folder: Path, components: list[str]) -> Path:
+    """An overlay of base and some components; kustomize wants relative paths."""
+    up = Path(*[".."] * len(folder.resolve().parts[1:])) / ROOT.relative_to("/") / "k8s"
+    lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", f"resources: [{up}/base]"]
+    lines += ["components:", *(f"  - {up}/components/{name}" for name in components)]
+    (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
 class Overlay:
     """The rendered objects of an overlay, and the questions that tests ask of them."""
 

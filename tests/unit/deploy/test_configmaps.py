@@ -2,10 +2,11 @@
 
 import os
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import Overlay, pod_of
+from rendering import Overlay, pod_of, render, with_components
 
 from narrative.catalogue import Catalogue
 from narrative.settings import CommonSettings, ProcessSettings, ServiceSettings
@@ -101,6 +102,18 @@ def test_weights_are_pulled_before_they_are_loaded(overlay: Overlay, monkeypatch
         pulled = [name for one in pod.get("initContainers", []) for name in one["args"][2:]]
         here = [name for name in models_of(settings) if catalogue.entry(name).source.kind == "path"]
         assert set(models_of(settings)) - set(here) == set(pulled)
+
+
+def test_what_runs_on_triton_reads_its_settings_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    overlay = Overlay("triton", render(with_components(tmp_path, ["triton", "vllm", "s3"])))
+    for process in ("asr", "diffusion"):
+        front = settings_in(overlay, process, monkeypatch)
+        monkeypatch.setitem(DEPLOYED_AS, process, "triton")
+        behind = settings_in(overlay, process, monkeypatch)
+
+        assert front.engine == "triton"
+        assert front.models == behind.models
+        assert behind.objects_url == front.objects_url == "s3://bucket/prefix"
 
 
 def test_a_misspelt_variable_would_be_found(overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from rendering import ROOT, WORKLOADS, Object, Overlay, containers_of, pod_of, render
+from rendering import ROOT, WORKLOADS, Object, Overlay, containers_of, pod_of, render, with_components
 
 # The oldest and the newest release that is still maintained.
 KUBERNETES = ["1.34", "1.37"]
@@ -119,6 +119,22 @@ def test_every_workload_may_be_disrupted_but_not_whole(overlay: Overlay) -> None
 
     # A drain leaves the pods of a DaemonSet where they are.
     assert budgets == names(overlay.of("Deployment", "StatefulSet"))
+
+
+def test_an_update_keeps_what_works_until_the_new_is_ready(overlay: Overlay) -> None:
+    """So a wrong image takes nothing away: its pod never gets ready, and the old one stays."""
+    for workload in overlay.of("Deployment"):
+        strategy = workload["spec"].get("strategy", {})
+        has_gpu = "nvidia.com/gpu" in pod_of(workload)["containers"][0]["resources"]["limits"]
+        if strategy.get("type") == "Recreate":
+            # A GPU has no room for a second pod.
+            assert has_gpu, workload["metadata"]["name"]
+        else:
+            stays = strategy.get("rollingUpdate", {}).get("maxUnavailable") == 0
+            assert stays or workload["spec"].get("replicas") == 1, workload["metadata"]["name"]
+    (gateway,) = overlay.of("StatefulSet")
+    assert gateway["spec"].get("updateStrategy", {}).get("type", "RollingUpdate") == "RollingUpdate"
+    assert pod_of(gateway)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5
 
 
 def test_what_is_mentioned_exists(overlay: Overlay) -> None:
@@ -307,6 +323,7 @@ def test_every_component_is_rendered_by_some_test() -> None:
 
 
 OPTIONAL = {
+    "triton": ["vllm", "s3", "network-policies"],
     "autoscaling-keda": ["gpu", "vllm"],
     "local-model-cache": ["llama"],
     "tracing": ["llama"],
@@ -332,18 +349,22 @@ def test_optional_components(component: str, tmp_path: Path) -> None:
         for name in ("asr", "diffusion", "llama"):
             volumes = {volume["name"]: volume for volume in pod_of(overlay.named("Deployment", name))["volumes"]}
             assert set(volumes["models"]) == {"name", "emptyDir"}
+    if component == "triton":
+        triton = overlay.named("Deployment", "triton")
+        for name in ("asr", "diffusion"):
+            front = overlay.named("Deployment", name)
+            assert overlay.environment(front)[f"NARRATIVE_{name.upper()}__TRITON_URL"] == "triton:8001"
+            assert overlay.environment(front)[f"NARRATIVE_{name.upper()}__ENGINE"] == "triton"
+            assert "nvidia.com/gpu" not in pod_of(front)["containers"][0]["resources"]["limits"]
+            # Fronts offer what is there to be worked with.
+            models = f"NARRATIVE_{name.upper()}__MODELS"
+            assert overlay.environment(front)[models] == overlay.environment(triton)[models]
+        clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, "triton", 8001)}
+        assert clients == {"asr", "diffusion"}
+        assert not [one for one in names(overlay.workloads()) if allowed(overlay, one, "triton", 8000)]
     if component == "tracing":
         environment = overlay.environment(overlay.named("Deployment", "asr"))
         assert environment["NARRATIVE_OTLP_ENDPOINT"].endswith(":4317")
-
-
-def with_components(folder: Path, components: list[str]) -> Path:
-    """An overlay of base and some components; kustomize wants relative paths."""
-    up = Path(*[".."] * len(folder.resolve().parts[1:])) / ROOT.relative_to("/") / "k8s"
-    lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", f"resources: [{up}/base]"]
-    lines += ["components:", *(f"  - {up}/components/{name}" for name in components)]
-    (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 def test_the_autoscaler_owns_the_number_of_replicas(overlay: Overlay) -> None:
