@@ -131,4 +131,4 @@ async def test_the_service_speaks_through_it(triton: TritonServer) -> None:
         )
     await server.stop()
 
-    assert (list(response.texts), response.engine) == (["Cat.", ""], "triton")
+    assert (list(response.texts), response.engine) == (["A cat", ""], "triton")
