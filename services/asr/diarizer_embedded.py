@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 
 from narrative.catalogue import Catalogue
-from narrative.errors import Cancelled
+from narrative.errors import Cancelled, OutOfMemory
 from services.asr.clustering import Labels, cluster_speakers
+from services.asr.devices import give_back_memory, torch_device
 from services.asr.engine import SAMPLE_RATE_HZ, Audio, ModelInfo, Span, SpeakerBounds, Turn
 from services.asr.ge2e import DIMENSIONS, WINDOW_SAMPLES, Ge2e
 from services.asr.settings import AsrSettings
@@ -30,17 +31,28 @@ class EmbeddedDiarizer:
         self._model: Ge2e | None = None
         self.info = ModelInfo(Path(settings.speaker_model).name, "diarization", "ge2e-clustering", is_default=True)
 
-    def load(self) -> None:
+    @property
+    def num_bytes(self) -> int:
+        return self._file().stat().st_size
+
+    def load(self, device: str) -> None:
         # The network is small. Where other processes use the same cores, several OpenMP threads wait for one another:
         # 8 s for a batch instead of 0.5 s.
         torch.set_num_threads(1)
-        folder = Catalogue().resolve(self._settings.speaker_model, self._settings.common.models_dir)
-        weights = folder if folder.is_file() else folder / "pretrained.pt"
-        self._model = Ge2e.from_file(weights, self._settings.device)
-        self._model.embed(np.zeros((1, WINDOW_SAMPLES), np.float32))
+        try:
+            self._model = Ge2e.from_file(self._file(), torch_device(device))
+            self._model.embed(np.zeros((1, WINDOW_SAMPLES), np.float32))
+        except torch.OutOfMemoryError as error:
+            self.offload()
+            raise OutOfMemory(f"{device} has no room to tell the speakers apart now", retry_after_s=5.0) from error
 
-    def close(self) -> None:
+    def offload(self) -> None:
         self._model = None
+        give_back_memory()
+
+    def _file(self) -> Path:
+        folder = Catalogue().resolve(self._settings.speaker_model, self._settings.common.models_dir)
+        return folder if folder.is_file() else folder / "pretrained.pt"
 
     def diarize(
         self, audio: Audio, speech: Sequence[Span], bounds: SpeakerBounds, cancelled: threading.Event

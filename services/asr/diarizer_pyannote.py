@@ -9,6 +9,7 @@ import torch
 
 from narrative.catalogue import Catalogue
 from narrative.errors import Cancelled, OutOfMemory, WeightsError
+from services.asr.devices import give_back_memory, torch_device
 from services.asr.engine import SAMPLE_RATE_HZ, Audio, ModelInfo, Span, SpeakerBounds, Turn
 from services.asr.settings import AsrSettings
 
@@ -21,7 +22,28 @@ class PyannoteDiarizer:
         self._pipeline: Any = None
         self.info = ModelInfo(Path(settings.pyannote_pipeline).name, "diarization", "pyannote", is_default=True)
 
-    def load(self) -> None:
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self._folder().rglob("*") if file.is_file())
+
+    def load(self, device: str) -> None:
+        if self._pipeline is None:
+            self._pipeline = self._read()
+        try:
+            self._pipeline.to(torch.device(torch_device(device)))
+        except torch.OutOfMemoryError as error:
+            self.offload()
+            raise OutOfMemory(f"{device} has no room to tell the speakers apart now", retry_after_s=5.0) from error
+
+    def offload(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.to(torch.device("cpu"))
+        give_back_memory()
+
+    def _folder(self) -> Path:
+        return Catalogue().resolve(self._settings.pyannote_pipeline, self._settings.common.models_dir)
+
+    def _read(self) -> Any:
         try:
             from pyannote.audio import Pipeline
             from pyannote.audio.telemetry import set_telemetry_metrics
@@ -31,17 +53,14 @@ class PyannoteDiarizer:
             ) from error
         set_telemetry_metrics(False)
         torch.set_num_threads(self._settings.cpu_threads)
-        folder = Catalogue().resolve(self._settings.pyannote_pipeline, self._settings.common.models_dir)
+        folder = self._folder()
         try:
             pipeline = Pipeline.from_pretrained(folder)
         except Exception as error:
             raise WeightsError(f"{folder} is not a pyannote pipeline: {error}") from error
         if pipeline is None:
             raise WeightsError(f"{folder} is not a pyannote pipeline")
-        self._pipeline = pipeline.to(torch.device(self._settings.device))
-
-    def close(self) -> None:
-        self._pipeline = None
+        return pipeline
 
     def diarize(
         self, audio: Audio, speech: Sequence[Span], bounds: SpeakerBounds, cancelled: threading.Event

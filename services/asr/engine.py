@@ -168,13 +168,27 @@ class SpeakerBounds:
 
 
 class Diarizer(Protocol):
-    """Finds out who spoke when."""
+    """Finds out who spoke when.
+
+    Attributes:
+        num_bytes: of its weights.
+    """
 
     info: ModelInfo
 
-    def load(self) -> None: ...
+    @property
+    def num_bytes(self) -> int: ...
 
-    def close(self) -> None: ...
+    def load(self, device: str) -> None:
+        """Brings the weights to a device: "cpu", "cuda", "cuda:1", or "host:0" for memory of this machine.
+
+        Raises:
+            WeightsError: they are missing or broken.
+            OutOfMemory: the device has no room.
+        """
+
+    def offload(self) -> None:
+        """Takes the weights off the device."""
 
     def diarize(
         self, audio: Audio, speech: Sequence[Span], bounds: SpeakerBounds, cancelled: threading.Event

@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from narrative.errors import Cancelled, NoSpeech
+from narrative.runtime.residency import ResidencyClient
 from services.asr.assembly import Assembly
 from services.asr.decode import DecodeLimits, decode
 from services.asr.engine import (
@@ -31,6 +34,7 @@ from services.asr.whisper_text import Stretch
 from services.asr.windows import Window, batch_windows, plan_windows
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
 # Share of a call after which each stage ends; transcription takes by far the longest.
 _DECODED, _SPEECH_FOUND, _DIARIZED = 0.05, 0.1, 0.25
@@ -46,6 +50,7 @@ class WhisperEngine:
         self._diarizer = diarizer
         self._vad = VoiceActivityDetector()
         self._models = TranscriptionModels(settings)
+        self._leasing: ResidencyClient | None = None
         self._limits = DecodeLimits(
             settings.max_duration_s, settings.min_sample_rate_hz, settings.max_sample_rate_hz, settings.max_channels
         )
@@ -53,11 +58,19 @@ class WhisperEngine:
     def load(self) -> None:
         self._models.load()
         self._vad.load()
-        self._diarizer.load()
+        residency = self._models.residency if self._settings.device == "cuda" else None
+        if residency is None:
+            self._diarizer.load(self._settings.device)
+            return
+        num_bytes = self._diarizer.num_bytes + int(self._settings.diarizer_working_bytes)
+        residency.add(self._diarizer.info.id, num_bytes, self._diarizer)
+        self._leasing = residency
+        with residency.lease(self._diarizer.info.id):
+            log.info("the diarizer takes turns", model=self._diarizer.info.id, num_bytes=num_bytes)
 
     def close(self) -> None:
         self._models.close()
-        self._diarizer.close()
+        self._diarizer.offload()
 
     def models(self) -> Sequence[ModelInfo]:
         return [*self._models.infos().values(), self._diarizer.info]
@@ -86,8 +99,14 @@ class WhisperEngine:
         bounds = speaker_bounds(options, self._settings.max_speakers)
         if bounds.most == 1:
             return [Turn(span.start / SAMPLE_RATE_HZ, span.end / SAMPLE_RATE_HZ, "") for span in speech]
-        diarizing = self._diarizer.diarize(recording, speech, bounds, cancelled)
-        return (yield from _stage("diarization", _SPEECH_FOUND, _DIARIZED, diarizing))
+        with self._diarizer_on_device(cancelled):
+            diarizing = self._diarizer.diarize(recording, speech, bounds, cancelled)
+            return (yield from _stage("diarization", _SPEECH_FOUND, _DIARIZED, diarizing))
+
+    def _diarizer_on_device(self, cancelled: threading.Event) -> AbstractContextManager[object]:
+        if self._leasing is None:
+            return nullcontext()
+        return self._leasing.lease(self._diarizer.info.id, cancelled=cancelled)
 
     def _transcribe(
         self, recording: Recording, turns: Sequence[Turn], options: TranscribeOptions, cancelled: threading.Event

@@ -33,6 +33,11 @@ class TranscriptionModels:
         self._published: OrderedDict[str, tuple[int, Whisper]] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def residency(self) -> ResidencyClient | None:
+        """The leases of this process, once it is loaded; None where nothing takes turns."""
+        return self._residency
+
     def load(self) -> None:
         """Loads the models of the settings.
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from narrative.settings import TritonLeasingSettings
@@ -58,6 +58,11 @@ class AsrSettings(TritonLeasingSettings):
     )
 
     diarizer: Literal["embedded", "pyannote"] = Field("embedded", description="Engine that tells speakers apart.")
+    diarizer_working_bytes: ByteSize = Field(
+        ByteSize(256 << 20),
+        description="GPU memory the diarizer needs beside its weights while it works, where it takes turns; bytes or a "
+        "size like 256MiB.",
+    )
     speaker_model: str = Field("ge2e", description="Speaker embedding of the embedded diarizer, catalogue id or path.")
     pyannote_pipeline: str = Field(
         "pyannote-community-1", description="pyannote pipeline, by catalogue id or path of its folder."

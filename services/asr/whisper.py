@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from ctranslate2 import DataType, StorageView
 from faster_whisper import WhisperModel
 from faster_whisper.audio import pad_or_trim
@@ -21,6 +22,7 @@ from narrative.errors import OutOfMemory, WeightsError
 from services.asr.engine import SAMPLE_RATE_HZ, Word
 from services.asr.whisper_text import TIMESTAMP_S, Stretch, Transcript, Utterance, is_repetitive, split_at_timestamps
 
+log = structlog.get_logger()
 _FRAMES_PER_S = 100
 _MAX_S = 30
 _MAX_TOKENS = 448
@@ -94,10 +96,9 @@ class Whisper:
             WeightsError: the folder holds no such model, or the device cannot run it.
             OutOfMemory: the device has no room.
         """
+        if device == self._device and self._wake():
+            return
         try:
-            if device == self._device:
-                self._model.model.load_model()
-                return
             kind, _, index = device.partition(":")
             self._model = WhisperModel(
                 str(self._folder),
@@ -109,11 +110,28 @@ class Whisper:
             )
         except (RuntimeError, ValueError) as error:
             if "out of memory" in str(error).lower():
-                raise OutOfMemory(f"{device} has no room for {self._folder.name} now", retry_after_s=5.0) from error
+                raise self._out_of_memory(device) from error
             raise WeightsError(f"{self._folder} cannot be loaded as a Whisper model on {device}: {error}") from error
         self._device = device
         # The first call allocates buffers and chooses kernels; better now than in a request.
         self.transcribe([Stretch(np.zeros(SAMPLE_RATE_HZ, np.float32), "en")], temperature=0.0)
+
+    def _wake(self) -> bool:
+        """Brings back what ``offload`` has left; false where that fails and everything has to be read anew."""
+        try:
+            self._model.model.load_model()
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower():
+                raise OutOfMemory(
+                    f"{self._device} has no room for {self._folder.name} now", retry_after_s=5.0
+                ) from error
+            log.warning("waking failed; loading anew", model=self._folder.name, error=str(error))
+            self._device = ""
+            return False
+        return True
+
+    def _out_of_memory(self, device: str) -> OutOfMemory:
+        return OutOfMemory(f"{device} has no room for {self._folder.name} now", retry_after_s=5.0)
 
     def offload(self) -> None:
         """Takes the weights off the device: from a GPU to host memory, from host memory altogether."""

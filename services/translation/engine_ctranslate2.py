@@ -9,16 +9,22 @@ A model folder is what ``ct2-transformers-converter --copy_files`` makes, with t
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+import structlog
 
 from narrative.catalogue import Catalogue
-from narrative.errors import InvalidParameter, OutOfMemory, WeightsCorrupt, WeightsMissing
+from narrative.errors import InvalidParameter, NarrativeError, OutOfMemory, WeightsCorrupt, WeightsMissing
+from narrative.runtime.residency import ResidencyClient
 from services.translation.engine import EngineInfo
 from services.translation.flores import FLORES
 from services.translation.settings import TranslationSettings
 from services.translation.splitting import join_pieces, split_text
+from services.translation.translator import Translator
 
+log = structlog.get_logger()
 END = "</s>"
 # Marian and NLLB were trained on sentences and cut what is longer; their position tables may end at 512.
 MAX_PIECE_TOKENS = 200
@@ -42,7 +48,9 @@ class CTranslate2Engine:
     def __init__(self, settings: TranslationSettings, catalogue: Catalogue | None = None) -> None:
         self._settings = settings
         self._catalogue = catalogue
-        self._translator: Any = None
+        self._translator: Translator | None = None
+        self._residency: ResidencyClient | None = None
+        self._model = ""
         self._source: Tokenizer | None = None
         self._target: Tokenizer | None = None
         self._kind: Literal["marian", "nllb"] = "marian"
@@ -63,9 +71,8 @@ class CTranslate2Engine:
             WeightsMissing: a file of the model is not there.
             WeightsCorrupt: CTranslate2 or the tokenizer cannot read a file.
             InvalidParameter: a language of the settings has no FLORES code, which an NLLB model needs.
+            OutOfMemory, ResourceExhausted: the device has no room for it.
         """
-        import ctranslate2
-
         settings = self._settings
         catalogue = self._catalogue or Catalogue()
         folder = catalogue.resolve(settings.ctranslate2_model, settings.common.models_dir)
@@ -83,13 +90,28 @@ class CTranslate2Engine:
                 self._target = SentencePieceTokenizer(folder / "target.spm")
             else:
                 self._source = self._target = nllb_tokenizer(folder)
-            self._translator = ctranslate2.Translator(
-                str(folder), device=settings.device, compute_type=settings.compute_type, intra_threads=settings.threads
-            )
         except (RuntimeError, ValueError, OSError) as error:
             raise WeightsCorrupt(f"{folder.name}: cannot be loaded: {error}") from error
+        self._model = folder.name
+        self._translator = Translator(folder, settings.compute_type, settings.threads)
+        if not settings.residency_target:
+            self._translator.load(settings.device)
+            return
+        self._residency = ResidencyClient(settings.residency_target, "translation", settings.residency_wait_s)
+        num_bytes = self._translator.num_bytes + int(settings.residency_working_bytes)
+        self._residency.add(self._model, num_bytes, self._translator)
+        self._residency.start()
+        try:
+            # Weights that cannot be loaded are found now, not by the first caller.
+            with self._on_device():
+                log.info("takes turns", model=self._model, num_bytes=num_bytes)
+        except NarrativeError:
+            self._residency.close()
+            raise
 
     def close(self) -> None:
+        if self._residency is not None:
+            self._residency.close()
         self._translator = None
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
@@ -97,17 +119,19 @@ class CTranslate2Engine:
 
         Raises:
             OutOfMemory: the device has no room for the batch.
+            ResourceExhausted: others did not leave it in time, where it takes turns.
         """
         assert self._source is not None
         assert self._target is not None
+        assert self._translator is not None
         encode = self._source.encode
         split = [split_text(text, lambda piece: len(encode(piece)), MAX_PIECE_TOKENS) for text in texts]
         pieces = [piece for parts in split for piece in parts if piece.strip()]
         tokens = [self._frame(encode(piece), source) for piece in pieces]
         prefix = [[FLORES[target]]] * len(pieces) if self._kind == "nllb" else None
         try:
-            with self._lock:
-                results = self._translator.translate_batch(
+            with self._on_device(), self._lock:
+                results = self._translator.model.translate_batch(
                     tokens,
                     target_prefix=prefix,
                     beam_size=self._settings.beam_size,
@@ -123,6 +147,9 @@ class CTranslate2Engine:
         hypotheses = (result.hypotheses[0][1 if prefix else 0 :] for result in results)
         translated = iter([self._target.decode(hypothesis) for hypothesis in hypotheses])
         return [join_pieces(parts, translated) for parts in split]
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._residency is None else self._residency.lease(self._model)
 
     def _frame(self, tokens: list[str], source: str) -> list[str]:
         return [FLORES[source], *tokens, END] if self._kind == "nllb" else [*tokens, END]

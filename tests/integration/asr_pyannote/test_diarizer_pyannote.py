@@ -41,9 +41,9 @@ def diarizer(settings):
     from services.asr.diarizer_pyannote import PyannoteDiarizer
 
     made = PyannoteDiarizer(settings)
-    made.load()
+    made.load("cpu")
     yield made
-    made.close()
+    made.offload()
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_folder_without_a_pipeline_is_named(settings, tmp_path):
     from services.asr.diarizer_pyannote import PyannoteDiarizer
 
     with pytest.raises(WeightsError, match="not a pyannote pipeline"):
-        PyannoteDiarizer(settings.model_copy(update={"pyannote_pipeline": str(tmp_path)})).load()
+        PyannoteDiarizer(settings.model_copy(update={"pyannote_pipeline": str(tmp_path)})).load("cpu")
 
 
 def test_the_whole_engine_with_pyannote(settings, speech):

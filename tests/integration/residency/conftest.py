@@ -1,16 +1,12 @@
 """The residency service on a real port."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from services.residency.settings import ResidencySettings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from residency_node import Node
+from tests.integration.residency.residency_node import Node
 
 
 @pytest.fixture

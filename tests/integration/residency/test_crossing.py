@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
 
 from narrative.runtime.residency import ResidencyClient
 from narrative.v1 import residency_pb2, residency_pb2_grpc
-
-sys.path.insert(0, str(Path(__file__).parent))
-from residency_node import Holding, Noted, hold
+from tests.integration.residency.residency_node import Holding, Noted, hold
 
 
 class Script(residency_pb2_grpc.ResidencyServiceServicer):

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 from narrative.errors import Cancelled, InvalidParameter, OutOfMemory, ResourceExhausted
 from narrative.runtime.channel import open_channel, rpc_errors
 from narrative.v1 import residency_pb2, residency_pb2_grpc
-
-sys.path.insert(0, str(Path(__file__).parent))
-from residency_node import Device, Holding, Node, Noted, Weighed, hold, start_victim
+from tests.integration.residency.residency_node import Device, Holding, Node, Noted, Weighed, hold, start_victim
 
 
 async def test_two_models_that_fit_only_alternately_take_turns(node: Node) -> None:

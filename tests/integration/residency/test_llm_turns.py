@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -16,9 +14,7 @@ from narrative.errors import ServiceUnavailable
 from narrative.runtime.vllm import VllmServer
 from services.prompt.llm import OpenAiLlm
 from services.prompt.settings import PromptSettings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from residency_node import Holding, Node, Noted, hold
+from tests.integration.residency.residency_node import Holding, Node, Noted, hold
 
 
 class Vllm(ThreadingHTTPServer):

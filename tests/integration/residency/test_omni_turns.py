@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +12,7 @@ from services.diffusion.engine_omni import OmniEngine
 from services.diffusion.omni_sleep import OmniServer
 from services.diffusion.settings import DiffusionSettings
 from tests.integration.diffusion.omni_server import FakeOmniServer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from residency_node import Node, Noted, hold
+from tests.integration.residency.residency_node import Node, Noted, hold
 
 
 async def test_the_picture_server_sleeps_while_others_work_and_wakes_for_a_picture(node: Node) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +12,7 @@ from services.residency import coordinator
 from services.residency.inventory import budget_beside_strangers
 from services.residency.settings import ResidencySettings
 from services.residency.state import Device
-
-sys.path.insert(0, str(Path(__file__).parent))
-from residency_node import Node, Noted, hold
+from tests.integration.residency.residency_node import Node, Noted, hold
 
 TOTAL, RESERVE = 110, 10
 

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
+import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
 
@@ -19,6 +21,8 @@ from narrative.settings import ServiceSettings
 from narrative.v1 import asr_pb2, asr_pb2_grpc, diffusion_pb2, diffusion_pb2_grpc
 from services.asr.__main__ import build_service
 from services.asr.settings import AsrSettings
+from services.asr.whisper import Whisper
+from services.asr.whisper_text import Stretch
 from services.diffusion.__main__ import make_service as make_diffusion
 from services.diffusion.settings import DiffusionSettings
 from services.residency.__main__ import make_service as make_residency
@@ -56,16 +60,17 @@ async def running(service: Service, settings: ServiceSettings) -> AsyncIterator[
         await server.stop()
 
 
-async def transcribe(target: str, recording: bytes) -> list[str]:
+async def transcribe(target: str, recording: bytes, *, speakers: bool = False) -> list[str]:
     async def requests() -> AsyncIterator[asr_pb2.TranscribeRequest]:
-        options = asr_pb2.TranscribeOptions(filename="talk.flac", skip_diarization=True)
+        options = asr_pb2.TranscribeOptions(filename="talk.flac", skip_diarization=not speakers)
         yield asr_pb2.TranscribeRequest(options=options)
         for start in range(0, len(recording), MIB // 2):
             yield asr_pb2.TranscribeRequest(chunk=recording[start : start + MIB // 2])
 
     async with open_channel(target) as channel:
         responses = asr_pb2_grpc.AsrServiceStub(channel).Transcribe(requests(), timeout=120)
-        return [one.segment.text async for one in responses if one.HasField("segment")]
+        segments = [one.segment async for one in responses if one.HasField("segment")]
+        return [f"{segment.speaker} {segment.text}" for segment in segments]
 
 
 async def draw(target: str, prompt: str, steps: int = 4) -> bytes:
@@ -118,6 +123,43 @@ async def test_turns_on_one_device_change_no_word_and_no_pixel(models_dir: Path,
         assert snapshot.booked_bytes("host:0") <= BUDGET
         assert sum(model.num_bytes for model in snapshot.models) > BUDGET, "nobody had to leave"
     assert got == expected
+
+
+async def test_the_diarizer_takes_turns_with_the_speech_model(models_dir: Path, speech: Path) -> None:
+    recording = first_seconds(speech / "mixed3.flac", 12)
+    settings = AsrSettings(port=0, cpu_threads=2)
+    async with running(build_service(settings), settings) as asr:
+        expected = await transcribe(asr, recording, speakers=True)
+    assert len({line.split()[0] for line in expected}) > 1
+
+    residency_settings = ResidencySettings(
+        port=0, devices={"host:0": BUDGET}, recovery_s=0.0, min_resident_s=0.0, drain_s=0.1
+    )
+    service = make_residency(residency_settings)
+    assert isinstance(service.engine, Coordinator)
+    async with running(service, residency_settings) as target:
+        # A declared device stands in for the GPU: leases name it, and nothing asks for CUDA.
+        leasing = {"device": "cuda", "residency_target": target, "residency_working_bytes": WORKING}
+        settings = AsrSettings(port=0, cpu_threads=2, diarizer_working_bytes=WORKING, **leasing)
+        async with running(build_service(settings), settings) as asr:
+            assert await transcribe(asr, recording, speakers=True) == expected
+            snapshot = service.engine.snapshot()
+            assert {model.key.model for model in snapshot.models} == {"whisper-base", "ge2e"}
+            assert sum(model.num_bytes for model in snapshot.models) > BUDGET, "nobody had to leave"
+
+
+def test_a_speech_model_that_does_not_wake_is_read_anew(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"compute_type": "int8", "cpu_threads": 2, "workers": 1, "beam_size": 1, "min_context_s": 10.0}
+    whisper = Whisper(models_dir / "whisper-base", **options)
+    whisper.load("host:0")
+    whisper.offload()
+
+    def broken(self: object) -> None:
+        raise RuntimeError("the copy in host memory is lost")
+
+    monkeypatch.setattr(ctranslate2.models.Whisper, "load_model", broken)
+    whisper.load("host:0")
+    assert whisper.transcribe([Stretch(np.zeros(16_000, np.float32), "en")], temperature=0.0)
 
 
 def test_the_weights_of_storybook_come_back_bit_for_bit(tmp_path: Path) -> None:

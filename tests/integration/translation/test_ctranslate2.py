@@ -1,8 +1,10 @@
 """The real CTranslate2 engine with tiny random models, converted on the spot: the wiring is under test, not quality."""
 
+import asyncio
 import json
 from pathlib import Path
 
+import ctranslate2
 import pytest
 import sentencepiece
 import torch
@@ -18,8 +20,10 @@ from transformers import (
 )
 
 from narrative.errors import InvalidParameter, WeightsCorrupt, WeightsMissing
+from services.residency.settings import ResidencySettings
 from services.translation.engine_ctranslate2 import CTranslate2Engine
 from services.translation.settings import TranslationSettings
+from tests.integration.residency.residency_node import Node, Noted, hold
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
@@ -165,3 +169,30 @@ def test_broken_tokenizer_is_refused(nllb: Path, tmp_path: Path) -> None:
 def test_language_without_a_flores_code_is_refused(nllb: Path) -> None:
     with pytest.raises(InvalidParameter, match="no FLORES code for xx"):
         make_engine(nllb, ctranslate2_languages=["ru", "xx"])
+
+
+async def test_by_turns_with_others_the_words_stay_the_same(marian: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = make_engine(marian).translate(CORPUS[:2], "ru", "en")
+    sizes = {"devices": {"host:0": "10MiB"}, "recovery_s": 0.0, "min_resident_s": 0.0, "drain_s": 0.1}
+    node = Node(ResidencySettings(port=0, **sizes))
+    await node.start()
+    options = {"residency_target": node.target, "residency_working_bytes": "6MiB"}
+    engine = await asyncio.to_thread(make_engine, marian, **options)
+    other = node.owner("diffusion", sdxl=(8 << 20, Noted()))
+
+    async def after_the_other() -> list[str]:
+        await asyncio.to_thread(hold, other, "sdxl")
+        (model,) = [model for model in (await node.state()).models if model.owner == "translation"]
+        assert model.device == ""
+        return await asyncio.to_thread(engine.translate, CORPUS[:2], "ru", "en")
+
+    assert await after_the_other() == expected
+
+    def broken(self: object) -> None:
+        raise RuntimeError("the copy in host memory is lost")
+
+    monkeypatch.setattr(ctranslate2.Translator, "load_model", broken)
+    assert await after_the_other() == expected, "loaded anew from its files"
+    for client in (engine, other):
+        await asyncio.to_thread(client.close)
+    await node.stop()
