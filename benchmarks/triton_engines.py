@@ -1,6 +1,6 @@
 """What does the way over Triton cost, and what does it bear? The same engines in-process and there, in one run.
 
-    python benchmarks/triton.py [--services diffusion asr translation] [--rounds 5] [--steps 20] [--callers 8]
+    python benchmarks/triton_engines.py [--services diffusion asr translation] [--rounds 5] [--steps 20] [--callers 8]
 
 Starts a Triton server (deploy/triton/serve.py) on this machine. Latency: one call after another, the two ways in turn;
 load: as many callers at once, again in turn. In-process calls go through the service's own bounded executor, as they do
