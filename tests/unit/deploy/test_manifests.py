@@ -108,6 +108,8 @@ def test_clients_see_every_replica_of_a_service(overlay: Overlay) -> None:
 
 def test_services_select_pods_that_there_are(overlay: Overlay) -> None:
     pods = [one["spec"]["template"]["metadata"]["labels"] for one in overlay.workloads()]
+    # Those of trainings come from the template of their Jobs.
+    pods += [one["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"] for one in overlay.of("CronJob")]
     for service in overlay.of("Service", "PodDisruptionBudget"):
         selector = service["spec"]["selector"]
         wanted = selector.get("matchLabels", selector)
