@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import IO
 
 from gateway.patience import T, patiently
-from narrative.errors import NarrativeError, StorageUnavailable
+from narrative.errors import NarrativeError
 from narrative.objects import Objects
 
 
@@ -45,4 +45,4 @@ class PatientObjects(Objects):
         return await self._patiently(lambda: super(PatientObjects, self).read_range(key, start, length))
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(attempt, self._window_s, self._on_wait, (StorageUnavailable,))
+        return await patiently(attempt, self._window_s, self._on_wait)

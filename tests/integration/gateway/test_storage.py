@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from narrative.errors import StorageUnavailable
 from tests.integration.gateway.conftest import Api, serving, wav
 from tests.integration.gateway.fakes import Ensemble
 
@@ -76,3 +77,14 @@ async def test_one_that_cannot_be_kept_fails_alone(fakes: Ensemble, tmp_path: Pa
         assert end["error"]["status"] == 503
         assert end["error"]["type"] == "urn:narrative:error:StorageUnavailable"
         assert "object store" in end["error"]["detail"]
+
+
+async def test_a_service_that_cannot_read_the_store_is_waited_for(api: Api) -> None:
+    """Diffusion fetches adapters from it."""
+    api.ensemble.script.fail["diffusion"] = StorageUnavailable("the object store cannot be used: it has gone")
+    narrative_id = await api.create()
+    waiting = await api.until(narrative_id, "waiting")
+    del api.ensemble.script.fail["diffusion"]
+
+    assert waiting["data"]["detail"] == "the object store cannot be used: it has gone"
+    assert (await api.finished(narrative_id))["status"] == "succeeded"

@@ -1,10 +1,11 @@
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from gateway import patience
 from gateway.patience import patiently
-from narrative.errors import InvalidParameter, NarrativeError, QueueFull, ServiceUnavailable
+from narrative.errors import InvalidParameter, NarrativeError, QueueFull, ServiceUnavailable, StorageUnavailable
 
 
 class Clock:
@@ -69,3 +70,24 @@ async def test_what_does_not_pass_is_raised_at_once(clock: Clock) -> None:
     with pytest.raises(InvalidParameter):
         await run([InvalidParameter("size")], 60.0)
     assert clock.pauses_s == []
+
+
+async def test_patience_within_patience_waits_once(clock: Clock) -> None:
+    waits: list[str] = []
+
+    async def attempt() -> None:
+        raise StorageUnavailable("full")
+
+    async def inner() -> None:
+        await patiently(attempt, 10.0, wait("inner"))
+
+    def wait(who: str) -> Callable[[NarrativeError], Awaitable[None]]:
+        async def on_wait(error: NarrativeError) -> None:
+            waits.append(who)
+
+        return on_wait
+
+    with pytest.raises(StorageUnavailable, match="full"):
+        await patiently(inner, 30.0, wait("outer"))
+
+    assert set(waits) == {"inner"}
