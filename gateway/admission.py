@@ -77,14 +77,12 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
     )
     try:
         await order.store_audio(audio_key(job.id))
-        kept = await gateway.jobs.create(job)
+        kept = await gateway.narrator.accept(job)
     except BaseException:
         await gateway.objects.delete_folder(f"narratives/{job.id}")
         raise
     if kept.id != job.id:
         await gateway.objects.delete_folder(f"narratives/{job.id}")
-    # Also for one made earlier: had the gateway died right after, this starts it. A second start does nothing.
-    await gateway.narrator.submit(kept)
     return kept
 
 

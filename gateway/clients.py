@@ -1,6 +1,7 @@
 """The services, as the gateway speaks to them: a deadline and the request id on every call, errors given back."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Services:
         self._translation: Any = translation_pb2_grpc.TranslationServiceStub(self._channels["translation"])
         self._diffusion: Any = diffusion_pb2_grpc.DiffusionServiceStub(self._channels["diffusion"])
         self._models: dict[str, tuple[float, list[common_pb2.Model]]] = {}
+        self._accepted: dict[bytes, float] = {}
 
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
@@ -115,13 +117,18 @@ class Services:
             return list(response.texts), str(response.engine)
 
     async def check_drawing(self, request: diffusion_pb2.GenerateImagesRequest) -> None:
-        """Raises what ``generate`` would raise about the request itself."""
+        """Raises what ``generate`` would raise about the request itself; that one was accepted is kept for a while."""
+        asked, now = request.SerializeToString(deterministic=True), time.monotonic()
+        if now - self._accepted.get(asked, -math.inf) < self._settings.models_ttl_s:
+            return
         with rpc_errors("diffusion"):
             await self._diffusion.CheckImages(
                 diffusion_pb2.CheckImagesRequest(generation=request),
                 timeout=self._settings.list_deadline_s,
                 metadata=call_metadata(),
             )
+        self._accepted = {key: at for key, at in self._accepted.items() if now - at < self._settings.models_ttl_s}
+        self._accepted[asked] = now
 
     async def generate(self, request: diffusion_pb2.GenerateImagesRequest) -> AsyncIterator[diffusion_pb2.Step | Drawn]:
         """Draws pictures; yields every step done and every picture as soon as it is whole."""

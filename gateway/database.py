@@ -1,6 +1,7 @@
 """The gateway's tables, beside those of DBOS in the same database, and writes that share a commit."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,18 @@ T = TypeVar("T")
 _ATTEMPTS = 5
 # Between looks for a database that has gone away.
 _OUTAGE_WAIT_S = 0.5
+# No checkpoint at a commit: whoever waits for that would wait for the disk too.
+_SQLITE_PRAGMAS = (
+    "busy_timeout=30000",
+    "foreign_keys=ON",
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "wal_autocheckpoint=0",
+)
+_CHECKPOINT_EVERY_S = 2.0
+# DBOS's threads and ours; those that only read do not wait for those that write.
+_SQLITE_CONNECTIONS = 6
+_CHANGE = re.compile(r"\s*(BEGIN|INSERT|UPDATE|DELETE|REPLACE|WITH|CREATE|ALTER|DROP)\b", re.IGNORECASE)
 log = structlog.get_logger()
 
 metadata = sa.MetaData()
@@ -79,24 +92,43 @@ def a_refused_connection_is_a_lost_one(context: ExceptionContext) -> None:
 def open_engine(url: str, pool_size: int) -> sa.Engine:
     """Opens a connection pool.
 
-    SQLite keeps a write-ahead log and syncs it at checkpoints: a killed process loses nothing, and a power cut at most
-    the last few steps, which then run again.
+    SQLite keeps a write-ahead log and syncs it at checkpoints, which ``Database`` makes: a killed process loses
+    nothing, and a power cut at most the last few seconds.
     """
     if not url.startswith("sqlite"):
         plain = sa.make_url(url.replace("postgres://", "postgresql://", 1))
         return sa.create_engine(
             plain.set(drivername="postgresql+psycopg"), pool_size=pool_size, max_overflow=0, pool_pre_ping=True
         )
-    # One that writes and one that reads: SQLite has one lock, and more writers would wait for it in its growing sleeps.
-    engine = sa.create_engine(url, pool_size=2, max_overflow=0, pool_timeout=60)
+    engine = sa.create_engine(url, pool_size=_SQLITE_CONNECTIONS, max_overflow=0, pool_timeout=60)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
         connection.isolation_level = "IMMEDIATE"
-        for pragma in ("busy_timeout=30000", "foreign_keys=ON", "journal_mode=WAL", "synchronous=NORMAL"):
+        for pragma in _SQLITE_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
+    _one_writer_at_a_time(engine)
     return engine
+
+
+def _one_writer_at_a_time(engine: sa.Engine) -> None:
+    """SQLite has one lock and lets those who want it sleep, longer and longer; ours wakes the next one at once.
+
+    It is taken at the first change of a connection and given back with the connection.
+    """
+    lock = threading.Lock()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def take(connection: sa.Connection, _: Any, statement: str, *__: Any) -> None:
+        if not connection.info.get("writes") and _CHANGE.match(statement):
+            lock.acquire()
+            connection.info["writes"] = True
+
+    @event.listens_for(engine, "checkin")
+    def give_back(_: Any, record: Any) -> None:
+        if record.info.pop("writes", False):
+            lock.release()
 
 
 class Database:
@@ -109,6 +141,9 @@ class Database:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._waiting: list[tuple[Callable[[sa.Connection], Any], asyncio.Future[Any]]] = []
+        self._checkpoints = ThreadPoolExecutor(1, thread_name_prefix="db-checkpoint")
+        if self.engine.dialect.name == "sqlite":
+            self._checkpoints.submit(self._checkpoint)
 
     async def migrate(self) -> None:
         """Creates the tables, or brings those of an earlier release up to this one."""
@@ -138,12 +173,18 @@ class Database:
     async def close(self) -> None:
         self._closing.set()
         # On threads of their own, not the loop's, which belong to DBOS and may be gone by now.
-        for pool in (self._writer, self._readers):
+        for pool in (self._writer, self._readers, self._checkpoints):
             done = asyncio.get_running_loop().create_future()
             pool.submit(done.get_loop().call_soon_threadsafe, done.set_result, None)
             await done
             pool.shutdown()
         self.engine.dispose()
+
+    def _checkpoint(self) -> None:
+        """Moves SQLite's log into the database, while others read and write."""
+        while not self._closing.wait(_CHECKPOINT_EVERY_S):
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _drain(self) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ by one within its narrative, so that a listener can go on where it broke off.
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +18,8 @@ import structlog
 from gateway.database import Database, events
 from narrative.errors import NarrativeError
 
+# Unseen by people, and long enough for the next stage to get its work first.
+_COLLECT_S = 0.02
 FINISHED = "finished"
 # The end of a run that was taken up again.
 STOPPED = "stopped"
@@ -57,7 +59,7 @@ def append(connection: sa.Connection, narrative_id: str, key: str, kind: str, da
 
 
 class Emitter:
-    """Adds the events of a job while it runs; nobody waits for them, so they share commits.
+    """Adds the events of a job while it runs; nobody waits for them, so those of a moment share a commit.
 
     Args:
         log: where they go.
@@ -67,8 +69,10 @@ class Emitter:
     def __init__(self, log: "EventLog", job_id: str) -> None:
         self._log = log
         self._job_id = job_id
-        self._pending: set[asyncio.Task[None]] = set()
         self._emitted: set[str] = set()
+        self._collected: list[tuple[str, str, dict[str, Any]]] = []
+        self._writes: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._waits = 0
 
     def emit(self, key: str, kind: str, data: dict[str, Any]) -> None:
@@ -76,9 +80,9 @@ class Emitter:
         if key in self._emitted:
             return
         self._emitted.add(key)
-        task = asyncio.create_task(self._log.add(self._job_id, key, kind, data))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+        self._collected.append((key, kind, data))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_COLLECT_S, self._write)
 
     async def waiting(self, error: NarrativeError) -> None:
         """Says that the job waits for a service, and why."""
@@ -88,13 +92,33 @@ class Emitter:
         self.emit(f"waiting:{now}:{self._waits}", "waiting", {"detail": error.message})
 
     async def flush(self) -> None:
-        """Returns when everything is in; to be called before the job's last event."""
-        if self._pending:
-            await asyncio.gather(*self._pending)
+        """Returns when everything is in; what is written to the log from now on comes after it."""
+        collected = self._taken()
+        if collected:
+            await self._log.add(self._job_id, collected)
+        await asyncio.gather(*self._writes)
+
+    def discard(self) -> None:
+        """Forgets what is not on its way."""
+        self._taken()
+
+    def _write(self) -> None:
+        write = asyncio.create_task(self._log.add(self._job_id, self._taken()))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+
+    def _taken(self) -> list[tuple[str, str, dict[str, Any]]]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        collected, self._collected = self._collected, []
+        return collected
 
 
 class EventLog:
     """Keeps events in the database and wakes the listeners of this process.
+
+    Those of a job that began here are kept in memory too until it has finished, for that is when people listen.
 
     Args:
         database: where they are kept.
@@ -105,18 +129,34 @@ class EventLog:
         self._database = database
         self._poll_s = poll_s
         self._listeners: dict[str, set[asyncio.Queue[Event | None]]] = defaultdict(set)
+        self._recent: dict[str, list[Event]] = {}
         self._closed = False
 
-    async def add(self, narrative_id: str, key: str, kind: str, data: dict[str, Any]) -> None:
-        """Adds an event and tells the listeners, unless one of that key is there already."""
-        event = await self._database.write(lambda connection: append(connection, narrative_id, key, kind, data))
-        self.publish(narrative_id, event)
+    async def add(self, narrative_id: str, happened: Sequence[tuple[str, str, dict[str, Any]]]) -> None:
+        """Adds events in one commit and tells the listeners; what is there already by its key is not added again.
+
+        Args:
+            happened: of every event its key, type and data.
+        """
+
+        def change(connection: sa.Connection) -> list[Event | None]:
+            return [append(connection, narrative_id, key, kind, data) for key, kind, data in happened]
+
+        for event in await self._database.write(change):
+            self.publish(narrative_id, event)
 
     def publish(self, narrative_id: str, event: Event | None) -> None:
         """Tells the listeners of this process of an event that is committed."""
-        if event is not None:
-            for listener in self._listeners.get(narrative_id, ()):
-                listener.put_nowait(event)
+        if event is None:
+            return
+        recent = self._recent.setdefault(narrative_id, []) if event.seq == 1 else self._recent.get(narrative_id, [])
+        if event.seq == len(recent) + 1 and event.type != FINISHED:
+            recent.append(event)
+        else:
+            # It is over, or another process wrote the one before.
+            self._recent.pop(narrative_id, None)
+        for listener in self._listeners.get(narrative_id, ()):
+            listener.put_nowait(event)
 
     async def since(self, narrative_id: str, seq: int) -> list[Event]:
         """Events after number ``seq``, in order."""
@@ -139,7 +179,8 @@ class EventLog:
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._listeners[narrative_id].add(queue)
         try:
-            missed = await self.since(narrative_id, seq)
+            recent = self._recent.get(narrative_id)
+            missed = await self.since(narrative_id, seq) if recent is None else recent[seq:]
             silent_s = 0.0
             while not self._closed:
                 for event in missed:

@@ -140,6 +140,7 @@ class FineTuner(Worker[FineTune]):
     ) -> None:
         super().__init__(
             jobs,
+            events,
             settings.executor_id,
             kind="fine_tune",
             step="train",
@@ -147,7 +148,6 @@ class FineTuner(Worker[FineTune]):
             max_concurrent=settings.max_concurrent_fine_tunes,
         )
         self._settings = settings
-        self._events = events
         self._objects = objects
         self._datasets = datasets
         self._trainer = trainer
@@ -182,7 +182,7 @@ class FineTuner(Worker[FineTune]):
             raise InvalidParameter(error.message, field=field) from error
         if self.unfinished >= self._settings.max_queued_fine_tunes:
             raise QueueFull("as many fine-tunes wait as may wait; try again later", retry_after_s=60.0)
-        job = await self._jobs.create(
+        return await self.accept(
             FineTune(
                 id=secrets.token_hex(16),
                 created_at_us=now_us(),
@@ -201,12 +201,9 @@ class FineTuner(Worker[FineTune]):
                 publishes=publishes or None,
             )
         )
-        await self.submit(job)
-        return job
 
-    async def work(self, job: FineTune) -> dict[str, Any]:
-        """Trains; returns the adapter's name and what was measured."""
-        emitter = Emitter(self._events, job.id)
+    async def work(self, job: FineTune, emitter: Emitter, is_new: bool) -> dict[str, Any]:
+        """Trains, from the trainer's last checkpoint if there is one; returns the adapter's name and its measures."""
         objects = PatientObjects(self._objects, self._settings.retry_window_s, emitter.waiting)
         run = _Run(job, emitter, objects, self._trainer)
         result = None
@@ -214,7 +211,6 @@ class FineTuner(Worker[FineTune]):
             result = await patiently(run.attempt, self._settings.retry_window_s, emitter.waiting, _PASSING)
         measures = json.loads(result.measures or "{}")
         emitter.emit("result", "result", {"adapter": result.adapter or None, "measures": measures})
-        await emitter.flush()
         return {"adapter": result.adapter or None, "measures": measures}
 
 

@@ -80,13 +80,13 @@ class JobTable(Generic[J]):
             Conflict: the key was used for another request.
         """
 
-        def change(connection: sa.Connection) -> J:
+        def change(connection: sa.Connection) -> Any:
             connection.execute(self._table.insert().values(**job.__dict__))
-            append(connection, job.id, f"status:{QUEUED}", "status", {"status": QUEUED})
-            return job
+            return append(connection, job.id, f"status:{QUEUED}", "status", {"status": QUEUED})
 
         try:
-            return await self._database.write(change)
+            self._log.publish(job.id, await self._database.write(change))
+            return job
         except IntegrityError:
             earlier = await self.by_key(job.idempotency_digest or "")
             if earlier is None:

@@ -36,7 +36,7 @@ class Gateway:
     retention: Retention
 
 
-def gateway_of(request: Request) -> Gateway:
+async def gateway_of(request: Request) -> Gateway:
     """The gateway behind a request."""
     gateway: Gateway = request.app.state.gateway
     return gateway

@@ -1,6 +1,6 @@
 """An object store for jobs: what is down or full for a while is waited for."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import IO
 
 from gateway.patience import T, patiently
@@ -43,6 +43,15 @@ class PatientObjects(Objects):
     async def read_range(self, key: str, start: int, length: int) -> bytes:
         """At most ``length`` bytes from ``start`` on; raises NotFound where there is no such object."""
         return await self._patiently(lambda: super(PatientObjects, self).read_range(key, start, length))
+
+    async def keys(self, prefix: str) -> AsyncIterator[str]:
+        """Yields the keys of all objects below ``prefix``, once all are known."""
+
+        async def listed() -> list[str]:
+            return [key async for key in super(PatientObjects, self).keys(prefix)]
+
+        for key in await self._patiently(listed):
+            yield key
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         return await patiently(attempt, self._window_s, self._on_wait)

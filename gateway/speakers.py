@@ -3,13 +3,14 @@
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from gateway.clients import Drawn, Services
 from gateway.options import NarrativeOptions
+from gateway.progress import Progress
 from gateway.store import image_key
 from narrative.errors import ModelOutputInvalid
-from narrative.objects import Objects
 from narrative.v1 import common_pb2, diffusion_pb2, prompt_pb2
 
 ENGLISH = "en"
@@ -129,7 +130,7 @@ async def _translate_lines(
 
 async def draw(
     services: Services,
-    objects: Objects,
+    progress: Progress,
     narrative_id: str,
     first_index: int,
     prompt: str,
@@ -138,7 +139,7 @@ async def draw(
     on_step: StepDone,
     on_image: ImageDone,
 ) -> list[dict[str, Any]]:
-    """Draws the pictures of one speaker; those that are in the store already are not drawn again.
+    """Draws the pictures of one speaker; those that were drawn already are not drawn again.
 
     Args:
         first_index: number of the speaker's first picture within the narrative; picture n is drawn with seed + n.
@@ -148,7 +149,7 @@ async def draw(
     """
     images: dict[int, dict[str, Any]] = {}
     for index in range(first_index, first_index + options.num_images):
-        header = await objects.head(image_key(narrative_id, index), 24)
+        header = await progress.head(image_key(narrative_id, index), 24)
         if header is not None:
             images[index] = _entry(index, seed + index, *png_size(header))
             on_image(images[index])
@@ -158,9 +159,8 @@ async def draw(
         async for item in services.generate(request):
             if isinstance(item, Drawn):
                 index = start + item.image_index
-                await objects.put(image_key(narrative_id, index), item.png)
                 images[index] = _entry(index, item.seed, item.width, item.height)
-                on_image(images[index])
+                progress.put_picture(image_key(narrative_id, index), item.png, partial(on_image, images[index]))
             else:
                 on_step(start + item.image_index, item.step, item.num_steps)
     if len(images) != options.num_images:

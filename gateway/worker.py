@@ -6,7 +6,9 @@ the job, and what is there is not made again. So a workflow is one step that may
 by DBOS as well would be the same facts twice.
 
 Workflows start directly and not through a DBOS queue, for a queue is polled: it would cost every job up to a polling
-interval. A semaphore for each kind of job bounds what runs at the same time instead.
+interval. A semaphore for each kind of job bounds what runs at the same time instead. A new job does not wait for its
+workflow either: the work begins when its row is committed, and DBOS learns of it meanwhile. What a crash keeps from
+DBOS is found in the table.
 """
 
 import asyncio
@@ -14,13 +16,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from typing import Any, Generic
 
 import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
 
 from gateway.database import Database
+from gateway.events import Emitter, EventLog
 from gateway.jobs import CANCELLED, FAILED, SUCCEEDED, J, JobTable
 from gateway.settings import GatewaySettings
 from narrative.errors import Conflict, NarrativeError, to_problem
@@ -30,10 +32,10 @@ log = structlog.get_logger()
 # Shape of the workflows. Raise it when steps are added, removed or reordered: jobs of another shape are left alone.
 WORKFLOW_VERSION = "2"
 _MAX_THREADS = 32
+# The first service has its work by then; what DBOS does for a start would hold that up.
+_HEAD_START_S = 0.05
 # Long enough for calls to be cancelled and a write to end.
 _STOP_S = 5.0
-# The job on its way into its workflow, which so need not read it again; none in a workflow that is taken up later.
-_SUBMITTED: ContextVar[Any] = ContextVar("submitted", default=None)
 
 
 class Worker(ABC, Generic[J]):
@@ -47,20 +49,34 @@ class Worker(ABC, Generic[J]):
     """
 
     def __init__(
-        self, jobs: JobTable[J], executor_id: str, *, kind: str, step: str, path: str, max_concurrent: int
+        self,
+        jobs: JobTable[J],
+        events: EventLog,
+        executor_id: str,
+        *,
+        kind: str,
+        step: str,
+        path: str,
+        max_concurrent: int,
     ) -> None:
         self._jobs = jobs
+        self._events = events
         self._executor_id = executor_id
         self._kind = kind
         self._step: StepOptions = {"name": step, "preemptible": True}
         self._path = path
         self._slots = asyncio.Semaphore(max_concurrent)
-        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._starting: set[asyncio.Task[None]] = set()
         self._workflow: Any = None
 
     @abstractmethod
-    async def work(self, job: J) -> dict[str, Any]:
+    async def work(self, job: J, emitter: Emitter, is_new: bool) -> dict[str, Any]:
         """Does the job, or the rest of it; returns values for columns of its own.
+
+        Args:
+            emitter: of the job's events.
+            is_new: nothing of it can have been done before.
 
         Raises:
             NarrativeError: the job fails with it.
@@ -79,23 +95,27 @@ class Worker(ABC, Generic[J]):
         """Starts what was accepted but killed before its workflow was started; starting one twice does nothing."""
         for job_id in await self._jobs.unfinished(self._executor_id):
             if await DBOS.get_workflow_status_async(job_id) is None:
-                await self.submit(await self._jobs.get(job_id))
+                await self._submit(job_id)
 
     async def interrupt(self) -> None:
         """Interrupts what runs; it goes on at the next start."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._starting, return_exceptions=True)
 
-    async def submit(self, job: J) -> None:
-        """Starts the workflow of a job that is in the table; a second time does nothing."""
-        token = _SUBMITTED.set(job)
-        try:
-            with SetWorkflowID(job.id):
-                await DBOS.start_workflow_async(self._workflow, job.id)
-        finally:
-            _SUBMITTED.reset(token)
+    async def accept(self, job: J) -> J:
+        """Adds a job and begins it, or returns the one made earlier by the same request under the same key.
+
+        Raises:
+            Conflict: the key was used for another request.
+        """
+        kept = await self._jobs.create(job)
+        if kept.id == job.id:
+            self._begin(kept, is_new=True)
+        else:
+            await self._submit(kept.id)
+        return kept
 
     @property
     def unfinished(self) -> int:
@@ -127,37 +147,62 @@ class Worker(ABC, Generic[J]):
             job = await self._jobs.get(job_id)
             raise Conflict(f"{job_id} is {job.status}; what failed or was cancelled can be taken up again")
         await self.forget(job_id)
-        await self.submit(await self._jobs.get(job_id))
+        await self._submit(job_id)
 
     async def forget(self, job_id: str) -> None:
         """Removes what DBOS keeps of a finished job."""
         await DBOS.delete_workflow_async(job_id)
 
-    async def _run(self, job_id: str) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._running[job_id] = task
-        try:
-            job: J = _SUBMITTED.get() or await self._jobs.get(job_id)
-            names = {"request_id": job.request_id, f"{self._kind}_id": job_id}
-            with structlog.contextvars.bound_contextvars(**names):
-                async with self._slots:
-                    if not job.is_finished:
-                        await DBOS.run_step_async(self._step, self._to_the_end, job)
-        finally:
-            self._running.pop(job_id, None)
+    async def _submit(self, job_id: str) -> None:
+        """Starts the workflow of a job; a second time does nothing."""
+        with SetWorkflowID(job_id):
+            await DBOS.start_workflow_async(self._workflow, job_id)
 
-    async def _to_the_end(self, job: J) -> None:
-        # Nobody has to wait for it: cancelling stops this task, whatever the row says.
-        started = asyncio.create_task(self._jobs.start(job.id))
-        try:
-            results = await self.work(job)
-        except Exception as error:
-            await started
-            await self._jobs.finish(job.id, FAILED, self._problem_of(error, job))
-        else:
-            await started
-            await self._jobs.finish(job.id, SUCCEEDED, **results)
+    async def _run(self, job_id: str) -> None:
+        """The workflow: stays with the work until it has ended, or DBOS says that the job is cancelled."""
+        task = self._running.get(job_id)
+        if task is None:
+            job = await self._jobs.get(job_id)
+            if job.is_finished:
+                return
+            task = self._begin(job, is_new=False)
+        await DBOS.run_step_async(self._step, asyncio.wait_for, task, None)
+
+    def _begin(self, job: J, is_new: bool) -> asyncio.Task[None]:
+        task = self._running[job.id] = asyncio.create_task(self._to_the_end(job, is_new))
+        task.add_done_callback(lambda _: self._running.pop(job.id, None))
+        return task
+
+    async def _to_the_end(self, job: J, is_new: bool) -> None:
+        names = {"request_id": job.request_id, f"{self._kind}_id": job.id}
+        with structlog.contextvars.bound_contextvars(**names):
+            async with self._slots:
+                emitter = Emitter(self._events, job.id)
+                started = asyncio.create_task(self._started(job.id, is_new))
+                self._starting.add(started)
+                started.add_done_callback(self._starting.discard)
+                try:
+                    results = await self.work(job, emitter, is_new)
+                    await started
+                except asyncio.CancelledError:
+                    emitter.discard()
+                    raise
+                except Exception as error:
+                    await asyncio.gather(started, return_exceptions=True)
+                    finishing = self._jobs.finish(job.id, FAILED, self._problem_of(error, job))
+                else:
+                    finishing = self._jobs.finish(job.id, SUCCEEDED, **results)
+                # Both in one commit, and the last event last.
+                await asyncio.gather(emitter.flush(), finishing)
+
+    async def _started(self, job_id: str, is_new: bool) -> None:
+        """Tells DBOS and whoever listens, while the work goes on."""
+        if is_new:
+            await asyncio.sleep(_HEAD_START_S)
+            await self._submit(job_id)
+        # In this order: what is cancelled before DBOS knows of it shows here, and later DBOS says so.
+        if not await self._jobs.start(job_id) and (task := self._running.get(job_id)) is not None:
+            task.cancel()
 
     def _problem_of(self, error: Exception, job: J) -> dict[str, Any]:
         if not isinstance(error, NarrativeError):

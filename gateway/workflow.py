@@ -19,11 +19,12 @@ from gateway.jobs import Job, Jobs, timestamp
 from gateway.options import NarrativeOptions
 from gateway.patience import T, patiently
 from gateway.patient_objects import PatientObjects
+from gateway.progress import Progress
 from gateway.settings import GatewaySettings
-from gateway.store import audio_key, speaker_key, story_key, transcript_key
+from gateway.store import audio_key, narrative_key, speaker_key, story_key, transcript_key
 from gateway.transcript import transcribe
 from gateway.worker import Worker
-from narrative.errors import NoSpeech, NotFound
+from narrative.errors import NoSpeech
 from narrative.objects import Objects
 from narrative.runtime.metrics import UNFINISHED
 
@@ -39,6 +40,7 @@ class Narrator(Worker[Job]):
     ) -> None:
         super().__init__(
             jobs,
+            events,
             settings.executor_id,
             kind="narrative",
             step="tell",
@@ -46,17 +48,17 @@ class Narrator(Worker[Job]):
             max_concurrent=settings.max_concurrent_narratives,
         )
         self._settings = settings
-        self._events = events
         self._objects = objects
         self._services = services
         self._speakers = asyncio.Semaphore(settings.max_concurrent_speakers)
         UNFINISHED.set_function(lambda: self.unfinished)
 
-    async def work(self, job: Job) -> dict[str, Any]:
-        """Tells the story."""
-        emitter = Emitter(self._events, job.id)
+    async def work(self, job: Job, emitter: Emitter, is_new: bool) -> dict[str, Any]:
+        """Tells the story, or what an earlier run left of it."""
         objects = PatientObjects(self._objects, self._settings.retry_window_s, emitter.waiting)
-        await _Telling(job, self._settings, emitter, objects, self._services, self._speakers).run()
+        made: set[str] = set() if is_new else {key async for key in objects.keys(narrative_key(job.id))}
+        async with Progress(objects, made) as progress:
+            await _Telling(job, self._settings, emitter, progress, objects, self._services, self._speakers).run()
         return {}
 
 
@@ -68,6 +70,7 @@ class _Telling:
         job: Job,
         settings: GatewaySettings,
         emitter: Emitter,
+        progress: Progress,
         objects: Objects,
         services: Services,
         slots: asyncio.Semaphore,
@@ -77,6 +80,7 @@ class _Telling:
         self._settings = settings
         self._emitter = emitter
         self._emit = emitter.emit
+        self._progress = progress
         self._objects = objects
         self._services = services
         self._slots = slots
@@ -94,11 +98,10 @@ class _Telling:
             ]
         )
         story = _assemble(self._job, transcript, told)
-        await self._objects.put(story_key(self._job.id), _json_bytes(story))
-        await self._emitter.flush()
+        self._progress.put_document(story_key(self._job.id), _json_bytes(story))
 
     async def _transcribe(self) -> dict[str, Any]:
-        audio = self._objects.stream(audio_key(self._job.id))
+        audio = self._objects.stream(audio_key(self._job.id), end=self._job.audio_bytes)
         return await transcribe(self._services, self._job.filename, self._options, audio, self._stage)
 
     async def _speaker(self, number: int, name: str, segments: list[dict[str, Any]]) -> dict[str, Any]:
@@ -112,7 +115,7 @@ class _Telling:
             images = await self._patiently(
                 lambda: speakers.draw(
                     self._services,
-                    self._objects,
+                    self._progress,
                     self._job.id,
                     number * self._options.num_images,
                     told["prompt"],
@@ -125,13 +128,12 @@ class _Telling:
         return {**told, "images": [{**image, "url": image_url(self._job.id, image["index"])} for image in images]}
 
     async def _once(self, key: str, make: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-        """What lies under ``key``, made and put there first where nothing does."""
-        try:
-            return dict(json.loads(await self._objects.get(key)))
-        except NotFound:
-            made = await self._patiently(make)
-            await self._objects.put(key, _json_bytes(made))
-            return made
+        """What was made under ``key``, or is made now."""
+        if (made := await self._progress.get(key)) is not None:
+            return dict(json.loads(made))
+        told = await self._patiently(make)
+        self._progress.put_document(key, _json_bytes(told))
+        return told
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         return await patiently(attempt, self._settings.retry_window_s, self._emitter.waiting)

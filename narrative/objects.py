@@ -86,11 +86,14 @@ class Objects:
             return None
 
     async def stream(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Yields the bytes from ``start`` up to, not including, ``end`` in pieces of at most half a MiB."""
-        size = await self.size(key)
-        if size is None:
+        """Yields the bytes from ``start`` up to, not including, ``end`` in pieces of at most half a MiB.
+
+        Args:
+            end: at most the object's size, which is looked up where it is not given.
+        """
+        stop = await self.size(key) if end is None else end
+        if stop is None:
             raise NotFound(f"there is no object {key!r}")
-        stop = size if end is None else min(end, size)
         while start < stop:
             length = min(CHUNK_BYTES, stop - start)
             yield await self.read_range(key, start, length)

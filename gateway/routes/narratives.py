@@ -139,7 +139,8 @@ async def follow(
 
     Events: status, stage, waiting, transcript, scene, image_step, image, and finished as the last.
     """
-    await gateway.jobs.get(narrative_id)
+    if not gateway.narrator.is_running_here(narrative_id):
+        await gateway.jobs.get(narrative_id)
     return event_response(gateway, gateway.narrator, narrative_id, last_event_id)
 
 

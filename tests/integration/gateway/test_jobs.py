@@ -170,8 +170,11 @@ async def test_no_more_narratives_run_than_may(fakes: Ensemble, tmp_path: Path) 
         made = [await api.create() for _ in range(4)]
         while fakes.script.calls["asr"] < 2:
             await asyncio.sleep(0.01)
-        states = [(await api.http.get(f"/v1/narratives/{one}")).json()["status"] for one in made]
+        states: list[str] = []
+        while states.count("running") < 2:
+            states = [(await api.http.get(f"/v1/narratives/{one}")).json()["status"] for one in made]
         assert sorted(states) == ["queued", "queued", "running", "running"]
+        assert fakes.script.calls["asr"] == 2
         gate.set()
         for one in made:
             assert (await api.finished(one))["status"] == "succeeded"

@@ -1,6 +1,7 @@
 """Writes share commits, and one that fails does not take the others with it. SQLite is a file, not a socket."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.database import Database, events
-from gateway.events import EventLog, append
+from gateway.events import FINISHED, Emitter, Event, EventLog, append
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 async def test_events_are_numbered_without_gaps_and_kept_once(database: Database) -> None:
     log = EventLog(database, 0.05)
-    await asyncio.gather(*(log.add("a", f"k{n % 20}", "stage", {"n": n % 20}) for n in range(60)))
-    await log.add("b", "k0", "stage", {})
+    await asyncio.gather(*(log.add("a", [(f"k{n % 20}", "stage", {"n": n % 20})]) for n in range(60)))
+    await log.add("b", [("k0", "stage", {})])
 
     kept = await log.since("a", 0)
 
@@ -49,8 +50,8 @@ async def test_a_write_that_fails_fails_alone(database: Database) -> None:
 
 async def test_a_listener_hears_what_it_missed_and_what_comes(database: Database) -> None:
     log = EventLog(database, 0.05)
-    await log.add("a", "1", "stage", {})
-    await log.add("a", "2", "stage", {})
+    await log.add("a", [("1", "stage", {})])
+    await log.add("a", [("2", "stage", {})])
     heard: list[int] = []
 
     async def listen() -> None:
@@ -61,8 +62,8 @@ async def test_a_listener_hears_what_it_missed_and_what_comes(database: Database
     listening = asyncio.create_task(listen())
     while not heard:
         await asyncio.sleep(0)
-    await log.add("a", "3", "stage", {})
-    await log.add("a", "end", "finished", {})
+    await log.add("a", [("3", "stage", {})])
+    await log.add("a", [("end", "finished", {})])
     await listening
 
     assert heard == [2, 3, 4]
@@ -80,3 +81,72 @@ async def test_closing_ends_every_stream(database: Database) -> None:
         await asyncio.sleep(0)
     log.close()
     await asyncio.wait_for(listening, 5)
+
+
+async def test_events_on_their_way_come_before_the_last(database: Database) -> None:
+    log = EventLog(database, 0.05)
+    emitter = Emitter(log, "a")
+    for number in range(3):
+        emitter.emit(f"k{number}", "stage", {})
+
+    await asyncio.gather(emitter.flush(), log.add("a", [("end", FINISHED, {})]))
+
+    assert [event.type for event in await log.since("a", 0)] == ["stage"] * 3 + [FINISHED]
+
+
+async def test_what_is_discarded_never_comes(database: Database) -> None:
+    log = EventLog(database, 0.05)
+    emitter = Emitter(log, "a")
+    emitter.emit("k", "stage", {})
+    emitter.discard()
+    await emitter.flush()
+
+    assert await log.since("a", 0) == []
+
+
+async def test_a_listener_of_a_job_that_began_here_is_told_from_memory(database: Database) -> None:
+    log = EventLog(database, 0.05)
+    await log.add("a", [("1", "stage", {}), ("2", "stage", {})])
+    await database.write(lambda connection: connection.execute(events.delete()))
+
+    stream = log.follow("a", 1, 10.0, lambda: True)
+
+    assert (event := await anext(stream)) is not None
+    assert event.seq == 2
+
+
+async def test_a_listener_is_told_what_another_process_wrote_between(database: Database) -> None:
+    log, elsewhere = EventLog(database, 0.05), EventLog(database, 0.05)
+    await log.add("a", [("1", "stage", {})])
+    await elsewhere.add("a", [("2", "stage", {})])
+    await log.add("a", [("3", "stage", {})])
+
+    stream = log.follow("a", 0, 10.0, lambda: True)
+
+    assert [event.seq async for event in _first(stream, 3) if event] == [1, 2, 3]
+
+
+async def _first(stream: AsyncIterator[Event | None], count: int) -> AsyncIterator[Event | None]:
+    for _ in range(count):
+        yield await anext(stream)
+
+
+async def test_sqlite_has_one_writer_and_readers_beside_it(database: Database) -> None:
+    change = sa.text("INSERT INTO narrative_events VALUES ('a', 1, 'k', 'stage', '{}')")
+    wants = threading.Event()
+
+    def second() -> None:
+        with database.engine.begin() as connection:
+            wants.set()
+            connection.execute(sa.text("UPDATE narrative_events SET type = 'seen' WHERE narrative_id = 'a'"))
+
+    with database.engine.begin() as first:
+        first.execute(change)
+        waiting = asyncio.create_task(asyncio.to_thread(second))
+        await asyncio.to_thread(wants.wait)
+        assert await database.read(lambda connection: connection.execute(sa.select(events)).all()) == []
+        assert not waiting.done()
+    await waiting
+
+    (seen,) = await database.read(lambda connection: connection.execute(sa.select(events.c.type)).scalars().all())
+    assert seen == "seen"
