@@ -70,7 +70,7 @@ def _split(cls: type[BaseModel], arguments: Sequence[str]) -> dict[str, list[Any
             flags.setdefault(name[3:], []).append(False)
             continue
         else:
-            name = _known(cls, name, argument.partition("=")[0])
+            name = _known(cls, name, argument.partition("=")[0], is_flag=True)
         if not has_value:
             if _is_switch(cls, name) and (not rest or rest[0].startswith("--")):
                 flags.setdefault(name, []).append(True)
@@ -86,11 +86,13 @@ def _checked_names(cls: type[BaseModel], values: dict[str, Any], source: str) ->
     return {_known(cls, _plain(str(name)), f"{source}: {name}"): value for name, value in values.items()}
 
 
-def _known(cls: type[BaseModel], name: str, written: str) -> str:
+def _known(cls: type[BaseModel], name: str, written: str, *, is_flag: bool = False) -> str:
     if name in cls.model_fields:
         return name
     close = difflib.get_close_matches(name, cls.model_fields, 1)
-    hint = f"; did you mean {close[0]}?" if close else _OPTION_HINT
+    # As it would be written in the same place.
+    nearest = f"--{close[0].replace('_', '-')}" if close and is_flag else "".join(close)
+    hint = f"; did you mean {nearest}?" if close else _OPTION_HINT
     raise InvalidParameter(f"{written} is not a setting{hint}", field=name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,12 @@ from typing import Any
 
 import torch
 
-from narrative.errors import DiskFull
-
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all.
 
     Raises:
-        DiskFull: it could not be written whole.
+        OSError: it could not be written whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -25,7 +24,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
         temporary.replace(path)
     except RuntimeError as error:  # what torch makes of every failure to write
-        raise DiskFull(f"checkpoint {path} could not be written: {error}") from error
+        # Not an error of ours: Storybook is trained on machines where nothing but torch is installed.
+        raise OSError(errno.ENOSPC, f"checkpoint could not be written: {error}", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 
-from narrative.errors import Cancelled, DatasetInvalid, InvalidParameter, TrainingDiverged
+from narrative.errors import Cancelled, DatasetInvalid, DiskFull, InvalidParameter, TrainingDiverged
 from services.trainer import checkpoint
 from services.trainer.batches import BatchPlan, Examples, stream_seed
 from services.trainer.config import RecipeConfig
@@ -253,7 +253,10 @@ class _Run:
             "scaler": scaler.state_dict() if scaler else None,
             "losses": [self.epoch_losses, self.last_epoch_loss, self.best_loss, self.epochs_without_better],
         }
-        checkpoint.save(path, state)
+        try:
+            checkpoint.save(path, state)
+        except OSError as error:
+            raise DiskFull(f"checkpoint {path} could not be written: {error.strerror}") from error
         self.progress.files("checkpoint", [path], self.step)
         for old in sorted(path.parent.glob("step-*.pt"))[: -self.config.checkpoints_total_limit]:
             old.unlink()

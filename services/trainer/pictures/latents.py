@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,16 +17,24 @@ class TensorFile:
 
     def __init__(self, path: Path, rows: Iterable[torch.Tensor], num: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept: Any = None
-        for index, row in enumerate(rows):
-            if kept is None:
-                kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(num, *row.shape))
-            kept[index] = row.float().cpu().numpy()
-        kept.flush()
+        try:
+            with path.open("wb") as file:
+                _write(file, rows, num)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         self._kept = np.load(path, mmap_mode="r")
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return torch.from_numpy(np.array(self._kept[index]))
+
+
+def _write(file: BinaryIO, rows: Iterable[torch.Tensor], num: int) -> None:
+    """Writes an .npy file row by row: on a full disk that is an error, where writing to a mapping would be a signal."""
+    for index, row in enumerate(rows):
+        if index == 0:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (num, *row.shape)}
+            np.lib.format.write_array_header_2_0(file, header)
+        file.write(row.float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def test_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learnig-rate", "1"], r"--learnig-rate is not a setting; did you mean learning_rate\?"),
+        (["--learnig-rate", "1"], r"--learnig-rate is not a setting; did you mean --learning-rate\?"),
         (
             ["--json", '{"numTrainEpoch": 1}'],
             r"--json: numTrainEpoch is not .*; did you mean num_train_epochs\?",
