@@ -19,7 +19,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from narrative.errors import Cancelled, NarrativeError, NotFound, ServiceUnavailable
-from services.trainer import recipes
+from services.trainer import launch, recipes
 from services.trainer.arguments import read_config
 from services.trainer.config import RecipeConfig, Settings
 
@@ -45,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if {"-h", "--help"} & set(rest):
             _help(recipe, config_class)
             return 0
-        result = _train(recipe, read_config(config_class, rest))
+        config = read_config(config_class, rest)
+        if (count := launch.wanted()) > 1:
+            # Resolved here, since standard input can be read once only.
+            settings = json.dumps(config.model_dump(mode="json"))
+            command = [sys.executable, "-m", __spec__.name, recipe, "--json", settings]
+            return launch.run(command, count, on_cpu=_is_for_cpu(config))
+        result = _train(recipe, config)
         status = 0
     except NarrativeError as error:
         Console(stderr=True).print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)
@@ -62,6 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_first_process() -> bool:
     """Of several that train together (torchrun, accelerate launch), one speaks."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _is_for_cpu(config: RecipeConfig) -> bool:
+    import torch
+
+    return config.device == "cpu" or not torch.cuda.is_available()
 
 
 def _train(recipe: str, config: RecipeConfig) -> dict[str, Any]:
