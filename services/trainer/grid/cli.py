@@ -5,6 +5,7 @@ stopped by a signal; the same command goes on.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +80,8 @@ def grid(
 def main() -> None:
     """Runs the command line; an error meant for people becomes one line, not a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # As an exception, so that a training under way is told too, and saves a checkpoint.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     try:
         app(prog_name="narrate grid")
     except NarrativeError as error:
