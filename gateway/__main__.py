@@ -1,6 +1,8 @@
 """Settings -> application -> serve, until SIGTERM or SIGINT."""
 
+import gc
 import signal
+import socket
 import sys
 from types import FrameType
 
@@ -15,6 +17,11 @@ from narrative.settings import read_settings
 
 class _Server(uvicorn.Server):
     """Ends event streams at the first signal, so that they do not hold up the drain."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What was made so far stays: to look through it for garbage again and again would hold up requests.
+        gc.freeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         gateway = getattr(self.config.loaded_app.app.state, "gateway", None) if self.config.loaded else None
