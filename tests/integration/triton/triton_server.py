@@ -84,6 +84,18 @@ class TritonServer:
             assert time.monotonic() < until_s
             time.sleep(0.05)
 
+    def processor_s(self) -> float:
+        """Seconds of processor time that the server and its models have used since they were started."""
+        assert self._process is not None
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            # The name of a process may hold spaces; behind it are state, parent and group.
+            with contextlib.suppress(OSError):
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self._process.pid:
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def _answers(self) -> bool:
         with InferenceServerClient(self.url) as client, contextlib.suppress(InferenceServerException):
             return bool(client.is_server_live())
