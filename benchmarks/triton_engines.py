@@ -127,9 +127,7 @@ def measure(name: str, subject: Diffusion | Asr | Translation, server: TritonSer
 def _print(what: str, unit: str, values: dict[str, float], aim: str) -> None:
     here, there = values["in-process"], values["triton"]
     hoped = f"(aim {aim})" if aim else ""
-    print(
-        f"  {what:18}{here:10.2f} in-process {there:10.2f} Triton  {unit:14} x {there / here:.3f} {aim and f'(aim {aim})'}"
-    )
+    print(f"  {what:18}{here:10.2f} in-process {there:10.2f} Triton  {unit:14} x {there / here:.3f} {hoped}")
 
 
 def main() -> None:

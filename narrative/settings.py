@@ -94,7 +94,7 @@ class LeasingSettings(ServiceSettings):
     )
 
 
-class TritonSettings(ServiceSettings):
+class TritonSettings(LeasingSettings):
     """Base of the settings of services that can leave the work to a Triton Inference Server."""
 
     triton_url: str = Field(
@@ -106,11 +106,6 @@ class TritonSettings(ServiceSettings):
     triton_load_timeout_s: float = Field(
         600.0, gt=0, description="Longest it may take to load or unload the model, in seconds."
     )
-
-
-class TritonLeasingSettings(TritonSettings, LeasingSettings):
-    """Of those whose model on Triton may take turns with others on one device."""
-
     triton_bytes: ByteSize = Field(
         ByteSize(0),
         description="Device memory that the model takes on Triton, which unloads it while others need the room, if "

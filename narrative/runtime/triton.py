@@ -25,7 +25,7 @@ from narrative.errors import Cancelled, ModelNotFound, NarrativeError, ServiceUn
 from narrative.runtime.residency import ResidencyClient
 from narrative.runtime.triton_errors import ModelAway, from_triton
 from narrative.runtime.vllm import ServerLeases
-from narrative.settings import TritonLeasingSettings, TritonSettings
+from narrative.settings import TritonSettings
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -273,9 +273,7 @@ class TritonModel:
             raise from_rpc_error(error, self._where) from error
 
 
-def leases_of(
-    model: TritonModel, settings: TritonLeasingSettings, process: str, max_waiting: int
-) -> ServerLeases | None:
+def leases_of(model: TritonModel, settings: TritonSettings, process: str, max_waiting: int) -> ServerLeases | None:
     """Leases on a model's memory, where the settings want it to take turns with others.
 
     Args:

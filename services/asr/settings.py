@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import TritonLeasingSettings
+from narrative.settings import TritonSettings
 
 
-class AsrSettings(TritonLeasingSettings):
+class AsrSettings(TritonSettings):
     """Variables are named ``NARRATIVE_ASR__<FIELD>``; lists are written as JSON."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_ASR__", extra="ignore")

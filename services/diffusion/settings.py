@@ -6,11 +6,11 @@ from typing import Literal
 from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import TritonLeasingSettings
+from narrative.settings import TritonSettings
 from services.diffusion.omni_settings import OmniSettings
 
 
-class DiffusionSettings(OmniSettings, TritonLeasingSettings):
+class DiffusionSettings(OmniSettings, TritonSettings):
     """Read from ``NARRATIVE_DIFFUSION__*``."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_DIFFUSION__", extra="ignore")

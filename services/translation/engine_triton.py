@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from narrative.runtime.triton import TritonModel
+from narrative.runtime.triton import TritonModel, leases_of
 from narrative.v1 import translation_pb2
 from services.translation.engine import EngineInfo
 from services.translation.settings import TranslationSettings
@@ -17,6 +17,7 @@ class TritonEngine:
     """
 
     def __init__(self, settings: TranslationSettings) -> None:
+        self._settings = settings
         self._model = TritonModel(settings)
         self.info = EngineInfo("triton", (), ())
 
@@ -27,7 +28,7 @@ class TritonEngine:
             ServiceUnavailable: the server is not there, or cannot load the model.
             ModelNotFound: its repository has no such model.
         """
-        self._model.open()
+        self._model.open(leases_of(self._model, self._settings, "translation", self._settings.max_workers))
         about = json.loads(
             self._model.call({"REQUEST": translation_pb2.TranslateRequest().SerializeToString()}, "ENGINE")
         )

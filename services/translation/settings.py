@@ -5,13 +5,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import LeasingSettings, TritonSettings
+from narrative.settings import TritonSettings
 
 EngineName = Literal["gloss", "ctranslate2", "llm", "triton", "fake"]
 LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
 
 
-class TranslationSettings(TritonSettings, LeasingSettings):
+class TranslationSettings(TritonSettings):
     """Read from ``NARRATIVE_TRANSLATION__*``; lists are written as JSON."""
 
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_TRANSLATION__", extra="ignore")
