@@ -12,7 +12,7 @@ class Adapter:
     """A LoRA adapter to draw with.
 
     Attributes:
-        name: name in the adapters folder.
+        name: name of a published adapter.
         weight: on the UNet or transformer.
         text_encoder_weight: on the text encoders.
     """

@@ -60,7 +60,7 @@ class OtherModels(Protocol):
 
 
 class Planner:
-    """Checks requests against the models, the adapters folder and the limits of the settings.
+    """Checks requests against the models, the adapters and the limits of the settings.
 
     Args:
         published: models that are not among ``cards``.

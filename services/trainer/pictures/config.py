@@ -42,6 +42,11 @@ class PictureModelSettings(Settings):
 Crop = Literal["stretch", "centre", "random"]
 
 
+# Of pictures drawn with an adapter, and what it adds to its base.
+METRICS = ("similarity", "clip_i", "clip_t", "dino")
+SCORES = tuple(f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_gain"))
+
+
 class GateSettings(Settings):
     """Gate: publish above set scores only"""
 

@@ -13,13 +13,10 @@ from services.trainer.batches import stream_seed
 from services.trainer.evaluation.gate import parse
 from services.trainer.evaluation.pictures import Judges, score_pictures
 from services.trainer.pictures.base import BaseModel
-from services.trainer.pictures.config import AdapterConfig, Crop
+from services.trainer.pictures.config import METRICS, SCORES, AdapterConfig, Crop
 from services.trainer.pictures.examples import PromptedPictures
 from services.trainer.pictures.images import square
 from services.trainer.progress import Progress
-
-_METRICS = ("similarity", "clip_i", "clip_t", "dino")
-SCORES = tuple(f"{metric}{suffix}" for metric in _METRICS for suffix in ("", "_gain"))
 
 
 def measure(
@@ -55,7 +52,7 @@ def measure(
         picture.save(real / f"{index:05d}.png")
     lines = folder / "prompts.txt"
     lines.write_text("".join(f"{' '.join(prompt.split())}\n" for prompt in prompts), encoding="utf-8")
-    metrics = [metric for metric in _METRICS if metric in wanted]
+    metrics = [metric for metric in METRICS if metric in wanted]
     judges = Judges(config.clip_model, config.dino_model, config.feature_model, "")
     scores: dict[str, dict[str, float]] = {}
     for name in ("base", "adapter"):

@@ -1,4 +1,4 @@
-"""From a base and prompted pictures to an adapter in the adapters folder."""
+"""From a base and prompted pictures to an adapter that can be drawn with."""
 
 import shutil
 from collections.abc import Mapping
@@ -16,10 +16,9 @@ from services.trainer.evaluation import gate
 from services.trainer.loop import fit
 from services.trainer.pictures.adapter import WEIGHTS_NAME, add_adapter, save_adapter
 from services.trainer.pictures.base import BaseModel
-from services.trainer.pictures.config import AdapterConfig
+from services.trainer.pictures.config import SCORES, AdapterConfig
 from services.trainer.pictures.examples import PictureExamples
 from services.trainer.pictures.learner import AdapterLearner
-from services.trainer.pictures.measures import SCORES, measure
 from services.trainer.progress import Progress
 from services.trainer.publishing import publish
 from services.trainer.settings import TrainerSettings
@@ -109,6 +108,9 @@ def train_adapter(
     scores: dict[str, float] | None = None
     unmet: tuple[str, ...] = ()
     if requirements and accelerator.is_main_process:
+        # Tens of megabytes that a training without requirements need not hold.
+        from services.trainer.pictures.measures import measure
+
         scores = measure(config, base, examples.kinds[0], modules, run_dir / "measured", progress)
         unmet = tuple(gate.unmet(requirements, scores))
     published = config.output_dir is None and not unmet
