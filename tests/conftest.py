@@ -13,6 +13,8 @@ from narrative.weights import pull
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # Threads that spin while they wait take the cores from the processes they wait for; read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# PostgreSQL is stopped as another user, for which Python forks; what gRPC does at a fork aborts the child now and then.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 SPEECH = Path(__file__).parent / "data" / "speech"
 KINDS = ("unit", "integration", "e2e")
 
