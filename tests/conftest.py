@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from narrative.catalogue import Catalogue
-from narrative.settings import CommonSettings
-from narrative.weights import pull
-
 # It warns of every missing optional package when it is imported.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # Threads that spin while they wait take the cores from the processes they wait for; read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # PostgreSQL is stopped as another user, for which Python forks; what gRPC does at a fork aborts the child now and then.
+# Read when gRPC is first imported, so nothing of ours is imported above.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 SPEECH = Path(__file__).parent / "data" / "speech"
 KINDS = ("unit", "integration", "e2e")
@@ -35,6 +32,10 @@ def speech() -> Path:
 @pytest.fixture(scope="session")
 def models_dir() -> Path:
     """Models folder with everything the embedded profile needs, pulled where it was not there yet."""
+    from narrative.catalogue import Catalogue
+    from narrative.settings import CommonSettings
+    from narrative.weights import pull
+
     catalogue, folder = Catalogue(), CommonSettings().models_dir
     for entry in catalogue.for_profile("embedded"):
         pull(catalogue, entry, folder)
