@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from narrative.errors import Cancelled, ModelNotFound, NarrativeError, ServiceUnavailable, from_rpc_error
 from narrative.runtime.residency import ResidencyClient
-from narrative.runtime.triton_errors import ModelAway, from_triton
+from narrative.runtime.triton_errors import ModelAway, ModelDied, from_triton
 from narrative.runtime.vllm import ServerLeases
 from narrative.settings import TritonSettings
 
@@ -65,6 +65,7 @@ class TritonModel:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"triton-{self._model}", daemon=True)
         self._loading = asyncio.Lock()
+        self._loads = 0
         self._leases: ServerLeases | None = None
         self._client: Any = None
 
@@ -173,30 +174,47 @@ class TritonModel:
                         f"{self._where} has no model {self._model!r}; its repository has {', '.join(known) or 'none'}",
                         field="model",
                     )
-            started_s = time.monotonic()
-            try:
-                await self._client.load_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
-            except InferenceServerException as error:
-                # The rest is where in the code it was, which the server's log has too.
-                why = error.message().partition("\n")[0]
-                raise ServiceUnavailable(f"{self._where} cannot load {self._model}: {why}") from error
-            log.info("Triton loaded", model=self._model, load_s=round(time.monotonic() - started_s, 2))
+            await self._have_loaded()
+
+    async def _revive(self, loads: int) -> None:
+        """Has the model loaded anew, unless another call did since there were so many loads."""
+        async with self._loading:
+            if self._loads == loads:
+                # Triton takes a model that it has loaded for a good one, and would not load it again. It may wait for
+                # ever for what the dead process was working on, so nobody waits for the end of its unloading.
+                with self._errors():
+                    await self._client.unload_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
+                await self._have_loaded()
+
+    async def _have_loaded(self) -> None:
+        started_s = time.monotonic()
+        try:
+            await self._client.load_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
+        except InferenceServerException as error:
+            # The rest is where in the code it was, which the server's log has too.
+            why = error.message().partition("\n")[0]
+            raise ServiceUnavailable(f"{self._where} cannot load {self._model}: {why}") from error
+        self._loads += 1
+        log.info("Triton loaded", model=self._model, load_s=round(time.monotonic() - started_s, 2))
 
     async def _unload(self) -> None:
         async with self._loading:
-            try:
-                await self._client.unload_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
-                async with asyncio.timeout(self._settings.triton_load_timeout_s):
-                    await self._unloaded()
-            except TimeoutError as error:
-                raise ServiceUnavailable(f"{self._where} does not get {self._model} unloaded") from error
-            except InferenceServerException as error:
-                # A server that is gone has given the memory back.
-                if await self._is_live():
-                    raise ServiceUnavailable(
-                        f"{self._where} cannot unload {self._model}: {error.message()}; it must have been started with "
-                        "--model-control-mode=explicit, or this service without bytes to give up"
-                    ) from error
+            await self._have_unloaded()
+
+    async def _have_unloaded(self) -> None:
+        try:
+            await self._client.unload_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
+            async with asyncio.timeout(self._settings.triton_load_timeout_s):
+                await self._unloaded()
+        except TimeoutError as error:
+            raise ServiceUnavailable(f"{self._where} does not get {self._model} unloaded") from error
+        except InferenceServerException as error:
+            # A server that is gone has given the memory back.
+            if await self._is_live():
+                raise ServiceUnavailable(
+                    f"{self._where} cannot unload {self._model}: {error.message()}; it must have been started with "
+                    "--model-control-mode=explicit, or this service without bytes to give up"
+                ) from error
 
     async def _unloaded(self) -> None:
         """Returns when the server has ended what the model was still working on, and freed its memory."""
@@ -239,14 +257,21 @@ class TritonModel:
 
     async def _answers(self, tensors: Mapping[str, bytes], output: str) -> AsyncGenerator[bytes, None]:
         async with contextlib.nullcontext() if self._leases is None else self._leases.lease():
+            loads, answered = self._loads, False
             try:
                 async for answer in self._ask(tensors, output):
+                    answered = True
                     yield answer
+                return
             except ModelAway:
-                # The server was restarted, or somebody unloaded it: it has not taken the request.
+                # The server was restarted, or somebody unloaded it.
                 await self._load()
-                async for answer in self._ask(tensors, output):
-                    yield answer
+            except ModelDied:
+                if answered:
+                    raise
+                await self._revive(loads)
+            async for answer in self._ask(tensors, output):
+                yield answer
 
     async def _ask(self, tensors: Mapping[str, bytes], output: str) -> AsyncGenerator[bytes, None]:
         async def requests() -> AsyncIterator[dict[str, Any]]:

@@ -17,6 +17,10 @@ class ModelAway(ServiceUnavailable):
     """The server does not have the model loaded; it took nothing of the request."""
 
 
+class ModelDied(ServiceUnavailable):
+    """The process of the model is gone, killed where memory ran out for example; Triton itself starts no other one."""
+
+
 def to_triton(error: NarrativeError) -> str:
     """An error as Triton's text: ``ErrorDetail`` as JSON, so that other clients of the server can read it too."""
     detail = common_pb2.ErrorDetail.FromString(to_detail(error))
@@ -44,7 +48,8 @@ def from_triton(text: str, status: str | None, where: str, model: str) -> Narrat
         return QueueFull(f"as many requests for {model} wait at {where} as may; try again later", retry_after_s=2.0)
     if "timeout expired" in text or status == "StatusCode.DEADLINE_EXCEEDED":
         return DeadlineExceeded(f"{where} did not answer in time")
-    # A process of the Python backend that died is started again by the server.
-    if "Stub process" in text or status == "StatusCode.UNAVAILABLE":
-        return ServiceUnavailable(f"{where} cannot be reached, or its {model} has died: {text}", retry_after_s=2.0)
+    if "tub process" in text:
+        return ModelDied(f"the process of {model} at {where} has died: {text}", retry_after_s=5.0)
+    if status == "StatusCode.UNAVAILABLE":
+        return ServiceUnavailable(f"{where} cannot be reached: {text}", retry_after_s=1.0)
     return NarrativeError(f"{where}: {text}")

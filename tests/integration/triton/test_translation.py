@@ -93,12 +93,18 @@ def test_a_server_that_is_not_there_is_named() -> None:
         engine.close()
 
 
-def test_a_server_that_was_killed_and_comes_back_is_used_again(own_triton: TritonServer) -> None:
+def test_a_model_that_was_killed_is_loaded_anew_and_a_server_that_was_is_found_again(own_triton: TritonServer) -> None:
     own_triton.start()
     engine = TritonEngine(TranslationSettings(triton_url=own_triton.url))
     try:
         engine.load()
         before = engine.translate(["кошка"], "ru", "en")
+
+        own_triton.kill_model("translation")
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: engine.translate(["кошка"], "ru", "en"), range(4)))
+        assert answers == [before] * 4
+
         own_triton.kill()
         with pytest.raises(ServiceUnavailable, match="Triton at"):
             engine.translate(["кошка"], "ru", "en")
@@ -106,6 +112,8 @@ def test_a_server_that_was_killed_and_comes_back_is_used_again(own_triton: Trito
         assert _once_it_is_found(lambda: engine.translate(["кошка"], "ru", "en")) == before
     finally:
         engine.close()
+        # It would wait for what the killed process was working on.
+        own_triton.kill()
 
 
 def _once_it_is_found(translate: Callable[[], list[str]]) -> list[str]:

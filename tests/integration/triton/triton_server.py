@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tritonclient.grpc import InferenceServerClient
@@ -86,15 +87,25 @@ class TritonServer:
 
     def processor_s(self) -> float:
         """Seconds of processor time that the server and its models have used since they were started."""
-        assert self._process is not None
-        ticks = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            # The name of a process may hold spaces; behind it are state, parent and group.
+        ticks = sum(int(fields[11]) + int(fields[12]) for _, fields in self._processes())
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def kill_model(self, model: str) -> None:
+        """Ends the process of a model as the kernel does where memory runs out."""
+        for pid, _ in self._processes():
             with contextlib.suppress(OSError):
+                if f"/{model}/1/model.py" in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGKILL)
+
+    def _processes(self) -> Iterator[tuple[int, list[str]]]:
+        """The server and its models, each with the fields of /proc/PID/stat from its state on."""
+        assert self._process is not None
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                # The name of a process may hold spaces; behind it are state, parent and group.
                 fields = stat.read_text().rpartition(")")[2].split()
                 if int(fields[2]) == self._process.pid:
-                    ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+                    yield int(stat.parent.name), fields
 
     def _answers(self) -> bool:
         with InferenceServerClient(self.url) as client, contextlib.suppress(InferenceServerException):

@@ -10,7 +10,7 @@ from narrative.errors import (
     QueueFull,
     ServiceUnavailable,
 )
-from narrative.runtime.triton_errors import ModelAway, from_triton, to_triton
+from narrative.runtime.triton_errors import ModelAway, ModelDied, from_triton, to_triton
 
 WHERE, MODEL = "Triton at 10.0.0.1:8001", "diffusion"
 
@@ -38,7 +38,7 @@ def test_an_error_of_the_model_comes_back_as_it_was_raised(raised: NarrativeErro
         ("[request id: <id_unknown>] Exceeds maximum queue size", None, QueueFull),
         ("Request timeout expired", None, DeadlineExceeded),
         ("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED", DeadlineExceeded),
-        ("Stub process 'diffusion_0_0' is not healthy.", None, ServiceUnavailable),
+        ("Stub process 'diffusion_0_0' is not healthy.", None, ModelDied),
         ("failed to connect to all addresses", "StatusCode.UNAVAILABLE", ServiceUnavailable),
         ("unexpected shape for input {REQUEST}", "StatusCode.INVALID_ARGUMENT", NarrativeError),
     ],
