@@ -10,8 +10,6 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -21,9 +19,10 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from narrative.errors import Cancelled, ModelNotFound, NarrativeError, ServiceUnavailable, from_rpc_error
+from narrative.errors import ModelNotFound, NarrativeError, ServiceUnavailable, from_rpc_error
 from narrative.runtime.residency import ResidencyClient
 from narrative.runtime.triton_errors import ModelAway, ModelDied, from_triton
+from narrative.runtime.triton_stream import End, Stream
 from narrative.runtime.vllm import ServerLeases
 from narrative.settings import TritonSettings
 
@@ -39,13 +38,6 @@ _OPTIONS = [
 ]
 _LOOK_S = 0.1
 _ASK_S = 10.0
-
-
-@dataclass(frozen=True)
-class End:
-    """The last thing a stream tells: ``error`` says why it failed, None that it is complete."""
-
-    error: NarrativeError | None = None
 
 
 class TritonModel:
@@ -130,14 +122,16 @@ class TritonModel:
         """
         return self._run(self._call(tensors, output))
 
-    def stream(self, tensors: Mapping[str, bytes], output: str, tell: Callable[[bytes | End], None]) -> "Future[None]":
-        """Asks and returns at once; cancelling what it returns ends the work, on the server too.
+    def stream(self, tensors: Mapping[str, bytes], output: str, tell: Callable[[bytes | End], None]) -> Stream:
+        """Asks and returns at once.
 
         Args:
             tell: called on this model's thread with the bytes of every answer, and with an ``End`` last, whose error is
                 one of those of ``call``, or ``Cancelled``.
         """
-        return asyncio.run_coroutine_threadsafe(self._stream(tensors, output, tell), self._loop)
+        stream = Stream(self._loop, tell)
+        self._loop.call_soon_threadsafe(stream.begin, self._stream(tensors, output, tell))
+        return stream
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -245,9 +239,6 @@ class TritonModel:
                     tell(answer)
         except NarrativeError as error:
             tell(End(error))
-        except asyncio.CancelledError:
-            tell(End(Cancelled("the request was cancelled")))
-            raise
         # Whoever waits for the end must hear of it, whatever happened.
         except Exception as error:
             log.exception("asking Triton failed", model=self._model)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from narrative.errors import Cancelled, PayloadTooLarge
-from narrative.runtime.triton import End, TritonModel, leases_of
+from narrative.runtime.triton import TritonModel, leases_of
+from narrative.runtime.triton_stream import End
 from narrative.v1 import asr_pb2
 from services.asr.engine import Event, ModelInfo, TranscribeOptions
 from services.asr.messages import read_event, write_options

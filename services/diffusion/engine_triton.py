@@ -1,12 +1,12 @@
 """The engine on a Triton Inference Server: ``deploy/triton/models/diffusion`` runs ``DiffusersEngine`` there."""
 
 from collections.abc import Generator
-from concurrent.futures import Future
 
 from narrative.catalogue import Catalogue
 from narrative.objects import Objects
 from narrative.runtime.metrics import RUNNING
-from narrative.runtime.triton import End, TritonModel, leases_of
+from narrative.runtime.triton import TritonModel, leases_of
+from narrative.runtime.triton_stream import End, Stream
 from narrative.v1 import diffusion_pb2
 from services.diffusion.adapters import AdapterCache
 from services.diffusion.blocking import generate
@@ -58,7 +58,7 @@ class TritonEngine:
         assert self._planner is not None, "load() comes first"
         self._planner.plan(request)
 
-    def submit(self, request: ImageRequest, emit: Emit) -> "TritonTicket":
+    def submit(self, request: ImageRequest, emit: Emit) -> Stream:
         """See ``DiffusionEngine``; that the server is full or away comes as the error of ``Finished``."""
         self.check(request)
         running = RUNNING.labels("diffusion")
@@ -74,7 +74,7 @@ class TritonEngine:
         if request.source is not None:
             tensors["SOURCE"] = request.source
         running.inc()
-        return TritonTicket(self._model.stream(tensors, "EVENT", tell))
+        return self._model.stream(tensors, "EVENT", tell)
 
     def generate(self, request: ImageRequest) -> Generator[Step | Image, None, None]:
         return generate(self, request)
@@ -87,13 +87,3 @@ class TritonEngine:
 
     def _exchange(self) -> AdapterExchange:
         return AdapterExchange(self._objects, self._cards, self._settings.max_adapter_bytes)
-
-
-class TritonTicket:
-    """A request on its way to the server and back."""
-
-    def __init__(self, stream: "Future[None]") -> None:
-        self._stream = stream
-
-    def cancel(self) -> None:
-        self._stream.cancel()
