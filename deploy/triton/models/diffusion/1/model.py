@@ -1,6 +1,7 @@
 """The engine of ``services.diffusion`` on Triton's Python backend; settings are those of the service."""
 
-import threading
+import contextlib
+import queue
 
 from narrative.runtime.logging import configure_logging
 from narrative.runtime.triton_backend import Replies, read_bytes, take_device
@@ -23,9 +24,15 @@ class TritonPythonModel:
         self._engine.load()
 
     def execute(self, requests):
-        drawings = [Drawing(self._engine, request) for request in requests]
-        while waiting := [drawing for drawing in drawings if not drawing.done.is_set()]:
-            waiting[0].done.wait(LOOK_S)
+        # Answers are sent from here: on the drawing thread every one of them would hold up the next step.
+        events = queue.SimpleQueue()
+        waiting = {Drawing(self._engine, request, events) for request in requests}
+        while waiting:
+            with contextlib.suppress(queue.Empty):
+                drawing, event = events.get(timeout=LOOK_S)
+                drawing.answer(event)
+                if isinstance(event, Finished):
+                    waiting.discard(drawing)
             for drawing in waiting:
                 drawing.look()
 
@@ -36,25 +43,24 @@ class TritonPythonModel:
 class Drawing:
     """One request, from its submission on."""
 
-    def __init__(self, engine, request):
-        self.done = threading.Event()
+    def __init__(self, engine, request, events):
         self._replies = Replies(request, "EVENT")
         self._ticket = None
         try:
             options = diffusion_pb2.EditOptions.FromString(read_bytes(request, "REQUEST"))
-            self._ticket = engine.submit(read_options(options, read_bytes(request, "SOURCE")), self._emit)
+            asked = read_options(options, read_bytes(request, "SOURCE"))
+            self._ticket = engine.submit(asked, lambda event: events.put((self, event)))
         # A model that lets an exception out answers nobody.
         except Exception as error:
-            self._emit(Finished(error))
+            events.put((self, Finished(error)))
+
+    def answer(self, event):
+        if isinstance(event, Finished):
+            self._replies.finish(event.error)
+        else:
+            self._replies.send(write_event(event))
 
     def look(self):
         """Takes the request back if its client has gone away."""
-        if self._replies.cancelled:
+        if self._ticket is not None and self._replies.cancelled:
             self._ticket.cancel()
-
-    def _emit(self, event):
-        if isinstance(event, Finished):
-            self._replies.finish(event.error)
-            self.done.set()
-        else:
-            self._replies.send(write_event(event))
