@@ -21,9 +21,9 @@ from tritonclient.utils import InferenceServerException
 
 from narrative.errors import ModelNotFound, NarrativeError, ServiceUnavailable, from_rpc_error
 from narrative.runtime.residency import ResidencyClient
+from narrative.runtime.server_leases import ServerLeases
 from narrative.runtime.triton_errors import ModelAway, ModelDied, from_triton
 from narrative.runtime.triton_stream import End, Stream
-from narrative.runtime.vllm import ServerLeases
 from narrative.settings import TritonSettings
 
 T = TypeVar("T")

@@ -3,17 +3,9 @@
 Such a server must be out of reach for strangers: whoever reaches the endpoints used here can put it to sleep.
 """
 
-import asyncio
-import contextlib
-import threading
-from collections.abc import AsyncIterator
-from concurrent.futures import Future, ThreadPoolExecutor
-
 import httpx
 
 from narrative.errors import ServiceUnavailable
-from narrative.runtime.residency import ResidencyClient
-from narrative.runtime.residency_models import Movable
 
 # Level 1 keeps the weights in host memory, adapters included; level 2 drops them.
 _LEVEL = "1"
@@ -73,58 +65,3 @@ class VllmServer:
             raise ServiceUnavailable(f"the server at {self._root} does not say whether it sleeps: {error}") from error
         if is_asleep is not asleep:
             raise ServiceUnavailable(f"the server at {self._root} {'stays awake' if asleep else 'does not wake'}")
-
-
-class ServerLeases:
-    """Leases on a server's memory, for calls on an event loop.
-
-    Args:
-        server: what sleeps and wakes.
-        model: name under which the residency service knows it.
-        num_bytes: device memory that it gives up asleep.
-        device: the device on which it runs, as the residency service names it.
-        residency: not started yet.
-        max_waiting: calls that may wait for the memory at the same time.
-    """
-
-    def __init__(
-        self, server: Movable, model: str, num_bytes: int, device: str, residency: ResidencyClient, max_waiting: int
-    ) -> None:
-        self._server = server
-        self._model = model
-        self._residency = residency
-        self._residency.add(model, num_bytes, server, only=device)
-        self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="lease")
-
-    def start(self) -> None:
-        """Puts the server to sleep, for it starts awake, and attaches.
-
-        Raises:
-            ServiceUnavailable: it does not fall asleep.
-        """
-        self._server.offload()
-        self._residency.start()
-
-    def close(self) -> None:
-        """Ends every wait; the server stays as it is."""
-        self._residency.close()
-        self._waiting.shutdown(cancel_futures=True)
-
-    @contextlib.asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
-        """Keeps the server awake while the block runs; errors as ``ResidencyClient.lease``."""
-        given_up = threading.Event()
-        lease = self._residency.lease(self._model, cancelled=given_up)
-        entering = self._waiting.submit(lease.__enter__)
-
-        def give_back(entered: "Future[str]") -> None:
-            if not entered.cancelled() and entered.exception() is None:
-                lease.__exit__(None, None, None)
-
-        try:
-            await asyncio.shield(asyncio.wrap_future(entering))
-            yield
-        finally:
-            # Where the caller was cancelled while it waited, the lease may still come.
-            given_up.set()
-            entering.add_done_callback(give_back)

@@ -24,7 +24,7 @@ from narrative.errors import (
 )
 from narrative.runtime.metrics import QUEUE_DEPTH, RUNNING
 from narrative.runtime.residency import ResidencyClient
-from narrative.runtime.vllm import ServerLeases
+from narrative.runtime.server_leases import ServerLeases
 from services.diffusion.blocking import generate
 from services.diffusion.engine import AdapterFile, Emit, Finished, Image, ImageRequest, ModelInfo, Step, Ticket
 from services.diffusion.omni_client import OmniClient

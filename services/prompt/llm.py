@@ -20,7 +20,8 @@ from narrative.errors import (
     ServiceUnavailable,
 )
 from narrative.runtime.residency import ResidencyClient
-from narrative.runtime.vllm import ServerLeases, VllmServer
+from narrative.runtime.server_leases import ServerLeases
+from narrative.runtime.vllm import VllmServer
 from services.prompt.settings import PromptSettings
 
 Message = Mapping[str, str]
