@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.migrations import upgrade
 
@@ -183,8 +183,12 @@ class Database:
     def _checkpoint(self) -> None:
         """Moves SQLite's log into the database, while others read and write."""
         while not self._closing.wait(_CHECKPOINT_EVERY_S):
-            with self.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+            try:
+                with self.engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+            except SQLAlchemyError as error:
+                # A full disk, say: nothing is lost, and without another try the log would only grow.
+                log.warning("checkpoint failed", error=str(error))
 
     def _drain(self) -> None:
         with self._lock:

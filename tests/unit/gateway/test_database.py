@@ -150,3 +150,27 @@ async def test_sqlite_has_one_writer_and_readers_beside_it(database: Database) -
 
     (seen,) = await database.read(lambda connection: connection.execute(sa.select(events.c.type)).scalars().all())
     assert seen == "seen"
+
+
+async def test_the_log_is_moved_into_the_database_also_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.database._CHECKPOINT_EVERY_S", 0.01)
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}", 3)
+    failed = threading.Event()
+
+    @sa.event.listens_for(database.engine, "before_cursor_execute")
+    def fail_once(_: object, __: object, statement: str, *___: object) -> None:
+        if "wal_checkpoint" in statement and not failed.is_set():
+            failed.set()
+            raise sa.exc.OperationalError(statement, {}, Exception("disk I/O error"))
+
+    try:
+        await asyncio.to_thread(failed.wait)
+        await database.migrate()
+        await EventLog(database, 0.05).add("a", [("a-mark-in-the-file", "stage", {})])
+        async with asyncio.timeout(10):
+            while b"a-mark-in-the-file" not in (tmp_path / "x.db").read_bytes():
+                await asyncio.sleep(0.01)
+    finally:
+        await database.close()
