@@ -270,11 +270,15 @@ class TritonModel:
 
         with self._errors():
             answers = self._client.stream_infer(requests(), stream_timeout=self._settings.triton_timeout_s)
+            failure: InferenceServerException | None = None
             try:
                 async for result, error in answers:
-                    if error is not None:
-                        raise error
-                    yield result.as_numpy(output).tobytes()
+                    if error is None:
+                        yield result.as_numpy(output).tobytes()
+                    # To the end of the stream: a model whose errors are not heard out may never be unloaded again.
+                    failure = failure or error
+                if failure is not None:
+                    raise failure
             finally:
                 # Harmless where it has ended; otherwise the model learns of it.
                 answers.cancel()

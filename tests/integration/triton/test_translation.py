@@ -74,6 +74,14 @@ def test_a_model_that_somebody_unloaded_is_loaded_again(engine: TritonEngine, tr
     assert triton.states()["translation"] == "READY"
 
 
+def test_a_model_that_answered_errors_can_be_unloaded(engine: TritonEngine, triton: TritonServer) -> None:
+    for _ in range(32):
+        with pytest.raises(InvalidParameter):
+            engine.translate(["maison"], "fr", "en")
+
+    triton.unload("translation")
+
+
 def test_a_model_that_the_repository_does_not_have_is_named_with_those_it_has(triton: TritonServer) -> None:
     engine = TritonEngine(TranslationSettings(triton_url=triton.url, triton_model="translator"))
     try:
