@@ -23,7 +23,13 @@ from services.trainer.config import RecipeConfig
 from services.trainer.learner import Learner, Outcome
 from services.trainer.optimizers import make_optimizer, rate_factor
 from services.trainer.progress import Progress
-from services.trainer.resume import checkpoint_to_resume, checkpoints_dir, read_checkpoint, refuse_another_training
+from services.trainer.resume import (
+    checkpoint_to_resume,
+    checkpoints_dir,
+    read_checkpoint,
+    refuse_a_later_step,
+    refuse_another_training,
+)
 
 
 def make_accelerator(config: RecipeConfig) -> Accelerator:
@@ -67,7 +73,7 @@ def fit(
         Cancelled: stopped by a signal; a checkpoint was saved.
         TrainingDiverged: the loss became NaN or infinite.
         DatasetInvalid: there are no examples.
-        Conflict: the checkpoint to go on from belongs to another training.
+        Conflict: the checkpoint to go on from belongs to another training, or is beyond this one's end.
         DiskFull: a checkpoint could not be written.
     """
     if not len(examples):
@@ -267,6 +273,7 @@ class _Run:
             return
         state = read_checkpoint(path)
         refuse_another_training(path, state["identity"], self.identity)
+        refuse_a_later_step(path, int(state["step"]), self.num_steps)
         self._copy(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:

@@ -64,3 +64,16 @@ def refuse_another_training(path: Path, theirs: dict[str, Any], ours: dict[str, 
         raise Conflict(
             f"checkpoint {path} belongs to a training with {what}; --resume-from-checkpoint never begins anew"
         )
+
+
+def refuse_a_later_step(path: Path, step: int, num_steps: int) -> None:
+    """A training cannot go back: its result would be that of more steps than were asked for.
+
+    Raises:
+        Conflict: the checkpoint is beyond the last step.
+    """
+    if step > num_steps:
+        raise Conflict(
+            f"checkpoint {path} is at step {step}, beyond the {num_steps} of this training; "
+            "--resume-from-checkpoint names an earlier one, or never begins anew"
+        )

@@ -25,7 +25,7 @@ _AXES = ", ".join(name.replace("_", "-") for name in Cell.model_fields)
 
 @app.command(
     help="Draw pictures over any two settings, as one labelled sheet.\n\n"
-    f"Axes: {_AXES}.\n\n"
+    f"Axes: {_AXES}. The adapter none is the base by itself.\n\n"
     "learning-rate, text-encoder-lr, rank and steps mean a training for every value: they need --recipe and "
     "--settings. Pictures and trained adapters are kept in OUTPUT_DIR; the same command given again goes on where it "
     "was stopped, and more values may be added.",

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from narrative.errors import InvalidParameter
 from services.trainer.arguments import validated
@@ -29,7 +29,7 @@ class Cell(Settings):
     """Everything that one picture depends on; each of these can be an axis."""
 
     prompt: str = Field("", max_length=4000, description="What to draw.")
-    adapter: str = Field("", description="Adapter: folder, .safetensors file, or name in the registry.")
+    adapter: str = Field("", description="Adapter: folder, .safetensors file, or name in the registry; or none.")
     unet_scale: float = Field(1.0, ge=-4, le=4, description="Weight of the adapter on the UNet or transformer.")
     text_encoder_scale: float | None = Field(
         None, ge=-4, le=4, description="Weight of the adapter on the text encoder; the same where it is not given."
@@ -41,6 +41,12 @@ class Cell(Settings):
     text_encoder_lr: float | None = Field(None, gt=0, description="Likewise, of the text encoder.")
     rank: int | None = Field(None, ge=1, description="Rank of an adapter trained for each value.")
     steps: int | None = Field(None, ge=1, description="Training steps, a training for each value.")
+
+    @field_validator("adapter")
+    @classmethod
+    def _none(cls, adapter: str) -> str:
+        """On an axis of adapters ``none`` is the base by itself, which an empty value could not name."""
+        return "" if adapter == "none" else adapter
 
     def trained(self) -> dict[str, Any]:
         """The settings of the recipe that this cell sets."""

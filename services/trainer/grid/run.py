@@ -124,7 +124,9 @@ def _claim(order: Order, trainings: Trainings | None, model_id: str) -> None:
 
 def _train(cells: list[Cell], trainings: Trainings, report: Callable[[str], None]) -> None:
     wanted = {trainings.adapter(cell): cell for cell in cells if not trainings.is_done(cell)}
-    for number, (folder, cell) in enumerate(wanted.items(), 1):
+    # The shortest first: longer ones go on from there.
+    in_turn = sorted(wanted.items(), key=lambda item: item[1].steps or 0)
+    for number, (folder, cell) in enumerate(in_turn, 1):
         what = f"training {number} of {len(wanted)}, {folder.name}"
         trainings.train(cell, lambda line, what=what: report(f"{what}: {line}"))  # type: ignore[misc]
 

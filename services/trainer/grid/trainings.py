@@ -15,6 +15,7 @@ from services.trainer.artifacts import DESCRIPTION_NAME
 from services.trainer.config import RecipeConfig
 from services.trainer.grid.plan import Cell
 from services.trainer.pictures.config import AdapterConfig
+from services.trainer.resume import checkpoints_dir, steps_done
 
 COMMAND = (sys.executable, "-m", "services.trainer.cli")
 
@@ -51,17 +52,14 @@ class Trainings:
 
     def adapter(self, cell: Cell) -> Path:
         """Folder of a cell's adapter, whether it is there or not."""
-        values = cell.trained()
-        return self._folder / (
-            "_".join(f"{name.replace('_', '-')}-{value:g}" for name, value in values.items()) or "all"
-        )
+        return self._folder / _name(cell.trained())
 
     def is_done(self, cell: Cell) -> bool:
         """Whether a cell's adapter is there."""
         return (self.adapter(cell) / DESCRIPTION_NAME).is_file()
 
     def train(self, cell: Cell, report: Callable[[str], None]) -> None:
-        """Trains a cell's adapter, or goes on with it where a run was stopped.
+        """Trains a cell's adapter, or goes on with it where a run was stopped, or where one of fewer steps ended.
 
         Raises:
             Cancelled: it was stopped; the same call goes on from there.
@@ -69,7 +67,7 @@ class Trainings:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         folder = self.adapter(cell)
-        values = {**cell.trained(), "output_dir": str(folder), "run_dir": None}
+        values = {**cell.trained(), "output_dir": str(folder), **self.run_settings(cell)}
         with (
             subprocess.Popen(
                 [
@@ -98,8 +96,27 @@ class Trainings:
         if child.returncode:
             raise _error(child.returncode, answer, folder)
 
+    def run_settings(self, cell: Cell) -> dict[str, Any]:
+        """Settings of a cell's run: at a constant rate, what differs in its steps only is one run."""
+        config, values = self.config(cell), cell.trained()
+        steps = values.pop("max_train_steps", None)
+        if steps is None or config.lr_scheduler != "constant":
+            return {"run_dir": None}
+        run_dir = self._folder / f"{_name(values)}.run"
+        passed = [path for path in checkpoints_dir(run_dir).glob("step-*.pt") if steps_done(path) <= steps]
+        return {
+            "run_dir": str(run_dir),
+            "keep_checkpoints": True,
+            "checkpointing_steps": min(config.checkpointing_steps, steps),
+            "resume_from_checkpoint": str(max(passed)) if passed else "never",
+        }
+
     def _arguments(self, values: Mapping[str, Any]) -> list[str]:
         return ["--config", str(self._settings), "--json", json.dumps(dict(values))]
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    return "_".join(f"{name.replace('_', '-')}-{value:g}" for name, value in values.items()) or "all"
 
 
 def _error(status: int, answer: str, folder: Path) -> NarrativeError:

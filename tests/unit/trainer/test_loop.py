@@ -175,6 +175,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     assert outcome.steps == 12
     longer, _ = run(tmp_path, Fit(), max_train_steps=14)
     assert longer.steps == 14
+    with pytest.raises(Conflict, match="at step 12, beyond the 10 of this training"):
+        run(tmp_path, Fit(), max_train_steps=10)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

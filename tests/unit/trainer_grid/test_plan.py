@@ -21,6 +21,11 @@ def test_every_place_has_its_values_and_a_file_of_its_own() -> None:
     assert trained.trained() == {"learning_rate": 3e-4, "max_train_steps": 100}
 
 
+def test_the_base_can_stand_beside_its_adapters() -> None:
+    grid = make_grid("adapter=none,pim", "seed=0", {"prompt": "a fox"})
+    assert [grid.cell(row, 0).adapter for row in range(2)] == ["", "pim"]
+
+
 def test_prompts_come_from_a_file_and_get_names_that_differ(tmp_path: Path) -> None:
     prompts = ["a fox, asleep", "a fox; asleep", "лиса", f"a {'very ' * 30}old fox", f"a {'very ' * 31}old fox"]
     (tmp_path / "prompts.txt").write_text("\n".join([*prompts, ""]), encoding="utf-8")
