@@ -73,6 +73,12 @@ def speech(
 def pictures(
     generated: Annotated[Path, typer.Argument(help="Folder of pictures to measure.")],
     real: Annotated[Path | None, typer.Option(help="Folder of real pictures to compare them with.")] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures of the same names, made without; similarity, clip_i and dino get a gain."
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="Prompts, one a line in the order of file names; or a .txt beside each picture.")
     ] = None,
@@ -89,13 +95,23 @@ def pictures(
     output: Output = None,
 ) -> None:
     """How like real pictures, how true to their prompts, how varied pictures are."""
-    from services.trainer.evaluation.pictures import SCORES, Judges, score_pictures
+    from services.trainer.evaluation.pictures import COSINES, DEFAULT, Judges, score_pictures
 
-    requirements = gate.parse(require or [], metric or SCORES)
+    measured = [*(metric or DEFAULT)]
+    if baseline:
+        measured += [f"{name}_gain" for name in COSINES if name in measured]
+    requirements = gate.parse(require or [], measured)
     judges = Judges(clip_model, dino_model, feature_model, classifier_model)
     with err.status("looking") as status:
         report = score_pictures(
-            generated, real, prompts, metric, judges, seed=seed, report=lambda line: status.update(line)
+            generated,
+            real,
+            prompts,
+            metric,
+            judges,
+            seed=seed,
+            report=lambda line: status.update(line),
+            baseline=baseline,
         )
     _finish(report, requirements, output)
 

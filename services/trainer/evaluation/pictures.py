@@ -21,7 +21,8 @@ from services.trainer.evaluation.judges import ClassifierJudge, ClipJudge, Image
 from services.trainer.evaluation.report import Report
 
 SCORES = ("similarity", "fid", "kid", "clip_i", "clip_t", "dino", "is", "l1")
-_DEFAULT = ("similarity", "fid", "kid")
+DEFAULT = ("similarity", "fid", "kid")
+COSINES = ("similarity", "clip_i", "dino")
 _NEED_REAL = frozenset({"similarity", "fid", "kid", "clip_i", "dino", "l1"})
 _BATCH_SIZE = 16
 _MOST_IN_SUBSET, _SUBSETS, _SPLITS = 1000, 100, 10
@@ -46,6 +47,7 @@ def score_pictures(
     *,
     seed: int,
     report: Callable[[str], None],
+    baseline: Path | None = None,
 ) -> Report:
     """Measures a folder of pictures.
 
@@ -55,12 +57,16 @@ def score_pictures(
     they can be compared only where that model is the same; ``is`` is the score of Salimans et al. (2016). ``l1`` is the
     mean absolute difference, in [0, 1], of each picture and the real one at its place in the order of names.
 
+    Args:
+        baseline: pictures of the same names, for example of the same prompts and seeds without an adapter. Each of
+            ``COSINES`` then has a ``NAME_gain`` over them, and ``about`` its interval of 95% over the pictures.
+
     Raises:
         InvalidParameter: no such metric, or one that needs what was not given.
         InvalidInput, ImageUndecodable: a folder or file cannot be used; names it.
         WeightsError, ModelNotFound: a judge is not here; says which and how to get it.
     """
-    asked = tuple(dict.fromkeys(metrics or _DEFAULT))
+    asked = tuple(dict.fromkeys(metrics or DEFAULT))
     for name in asked:
         if name not in SCORES:
             raise InvalidParameter(f"{name!r} is no metric; there are {', '.join(SCORES)}", field="metric")
@@ -73,6 +79,9 @@ def score_pictures(
         raise InvalidInput("fid and kid need two pictures at least on each side")
     if "is" in asked and len(paths) < 4:
         raise InvalidInput(f"is needs four pictures at least; {generated} has {len(paths)}")
+    before_paths = list_pictures(baseline) if baseline else []
+    if baseline and [path.name for path in before_paths] != [path.name for path in paths]:
+        raise InvalidInput(f"{baseline} and {generated} hold pictures of other names; compared are those of one name")
     if "l1" in asked and len(paths) != len(real_paths):
         raise InvalidInput(f"l1 compares pictures two by two: {len(paths)} are generated, {len(real_paths)} are real")
     torch.manual_seed(seed)
@@ -86,21 +95,29 @@ def score_pictures(
             report(f"{what}: {sum(map(len, parts))} of {len(which)} pictures")
         return torch.cat(parts)
 
+    def compare(name: str, judge: ImageJudge, what: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        cosines = mean_cosines(ours, theirs)
+        scores[name] = float(cosines.mean())
+        if before_paths:
+            gains = cosines - mean_cosines(look(judge, before_paths, what), theirs)
+            scores[f"{name}_gain"] = float(gains.mean())
+            about[f"{name}_gain_interval"] = bootstrap_interval(gains)
+
     if {"clip_i", "clip_t"} & set(asked):
         clip: ClipJudge = open_judge(judges.clip, ClipJudge)
         drawn = look(clip, paths, "CLIP")
         if "clip_i" in asked:
-            scores["clip_i"] = mean_pairwise_cosine(drawn, look(clip, real_paths, "CLIP"))
+            compare("clip_i", clip, "CLIP", drawn, look(clip, real_paths, "CLIP"))
         if "clip_t" in asked:
             scores["clip_t"] = float((normalize(drawn) * normalize(clip.texts(texts))).sum(1).mean())
     if "dino" in asked:
         dino: VisionJudge = open_judge(judges.dino, VisionJudge)
-        scores["dino"] = mean_pairwise_cosine(look(dino, paths, "DINO"), look(dino, real_paths, "DINO"))
+        compare("dino", dino, "DINO", look(dino, paths, "DINO"), look(dino, real_paths, "DINO"))
     if {"similarity", "fid", "kid"} & set(asked):
         judge: ImageJudge = open_judge(judges.features)
         drawn, there = look(judge, paths, judges.features), look(judge, real_paths, judges.features)
         if "similarity" in asked:
-            scores["similarity"] = mean_pairwise_cosine(drawn, there)
+            compare("similarity", judge, judges.features, drawn, there)
         if "fid" in asked:
             scores["fid"] = frechet_distance(drawn, there)
         if "kid" in asked:
@@ -110,7 +127,7 @@ def score_pictures(
         scores["is"], about["is_spread"] = inception_score(look(classifier, paths, "classifier"))
     if "l1" in asked:
         scores["l1"] = mean_absolute_difference(paths, real_paths)
-    return Report({name: scores[name] for name in asked}, about)
+    return Report({key: scores[key] for name in asked for key in (name, f"{name}_gain") if key in scores}, about)
 
 
 def mean_absolute_difference(ours: Sequence[Path], theirs: Sequence[Path]) -> float:
@@ -130,9 +147,16 @@ def mean_absolute_difference(ours: Sequence[Path], theirs: Sequence[Path]) -> fl
     return float(np.mean(differences))
 
 
-def mean_pairwise_cosine(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Mean over all pairs of rows of two float32 (pictures, width)."""
-    return float((normalize(ours) @ normalize(theirs).T).mean())
+def mean_cosines(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Of each row of ours with all rows of theirs; both float32 (pictures, width), the result (pictures,)."""
+    return (normalize(ours) @ normalize(theirs).T).mean(dim=1)
+
+
+def bootstrap_interval(values: torch.Tensor, samples: int = 10_000) -> tuple[float, float]:
+    """Where the mean of (pictures,) lies with 95% probability, by drawing as many pictures again and again."""
+    chosen = torch.randint(len(values), (samples, len(values)))
+    low, high = torch.quantile(values[chosen].mean(dim=1), torch.tensor([0.025, 0.975])).tolist()
+    return low, high
 
 
 def frechet_distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -22,10 +22,11 @@ from transformers import (
 from narrative.errors import ImageUndecodable, InvalidInput, InvalidParameter, WeightsError, WeightsMissing
 from services.trainer.evaluation.pictures import (
     Judges,
+    bootstrap_interval,
     frechet_distance,
     inception_score,
     kernel_distance,
-    mean_pairwise_cosine,
+    mean_cosines,
     score_pictures,
 )
 
@@ -112,8 +113,36 @@ def test_features_that_are_alike_are_near_and_others_far():
     assert frechet_distance(features + 3, features) == pytest.approx(8 * 9, rel=1e-3)
     assert kernel_distance(features, features)[0] < 0.2
     assert kernel_distance(features + 3, features)[0] > 5
-    assert mean_pairwise_cosine(features[:1], features[:1]) == pytest.approx(1)
-    assert mean_pairwise_cosine(features[:1], -features[:1]) == pytest.approx(-1)
+    assert mean_cosines(features[:1], features[:1]).tolist() == pytest.approx([1])
+    assert mean_cosines(features[:1], torch.cat([features[:1], -features[:1]])).tolist() == pytest.approx([0])
+
+
+def test_a_gain_over_a_baseline_has_an_interval(folders, judges, tmp_path):
+    generated, real = folders
+    before = draw(tmp_path / "before", ["lime", "gold", "teal", "cyan"])
+
+    def measured(baseline):
+        return score_pictures(
+            generated, real, None, ["similarity", "l1"], judges, seed=0, report=lambda _: None, baseline=baseline
+        )
+
+    report = measured(before)
+    assert list(report.scores) == ["similarity", "similarity_gain", "l1"]
+    without = score(before, real, judges, "similarity").scores["similarity"]
+    assert report.scores["similarity_gain"] == pytest.approx(report.scores["similarity"] - without)
+    low, high = report.about["similarity_gain_interval"]
+    assert low < report.scores["similarity_gain"] < high
+    assert measured(generated).about["similarity_gain_interval"] == (0, 0)
+    (before / "3.png").rename(before / "4.png")
+    with pytest.raises(InvalidInput, match="pictures of other names"):
+        measured(before)
+
+
+def test_an_interval_narrows_with_the_number_of_pictures():
+    torch.manual_seed(0)
+    for number, half in ((25, 0.4), (2500, 0.04)):
+        low, high = bootstrap_interval(torch.randn(number))
+        assert 0.7 * half < (high - low) / 2 < 1.3 * half
 
 
 def test_the_inception_score_is_the_number_of_classes_at_best():
