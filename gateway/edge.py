@@ -8,6 +8,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.problems import unforeseen
 from narrative.errors import PayloadTooLarge
 from narrative.runtime.metrics import LATENCY, REQUESTS
 
@@ -58,6 +59,12 @@ class Edge:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, limited, labelled)
+            except Exception as error:
+                # Half an answer is out: only a connection that breaks says that it is not whole.
+                if status:
+                    raise
+                # Here, for a handler of the application would be outside of this, and know no request id.
+                await unforeseen(error, scope["path"], request_id)(scope, receive, labelled)
             finally:
                 seconds = time.perf_counter() - started
                 # The template, not the path: ids must not become labels.

@@ -168,7 +168,10 @@ class FineTuner(Worker[FineTune]):
             ServiceUnavailable: there is nobody to train.
         """
         text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
-        request_digest = digest(recipe, dataset_id, text)
+        try:
+            request_digest = digest(recipe, dataset_id, text)
+        except UnicodeEncodeError as error:
+            raise InvalidParameter("settings: half a surrogate pair is no text", field="settings") from error
         key_digest = digest(NOUN, caller, idempotency_key) if idempotency_key else None
         if key_digest is not None:
             earlier = await self._jobs.by_key(key_digest)

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import mimetypes
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
@@ -77,6 +77,21 @@ async def upload_form(request: Request, max_upload_bytes: int, max_files: int = 
         await form.close()
 
 
+def file_part(form: FormData, max_bytes: int) -> UploadFile:
+    """The part named file.
+
+    Raises:
+        InvalidParameter: there is no such part.
+        PayloadTooLarge: it is larger than the limit.
+    """
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        raise InvalidParameter("the form has no file part; send the file as a part named file", field="file")
+    if (upload.size or 0) > max_bytes:
+        raise PayloadTooLarge(f"the file is larger than {max_bytes} bytes", field="file")
+    return upload
+
+
 async def checked_recording(form: FormData, settings: GatewaySettings) -> Recording:
     """The part named file, read once for its digest and probed.
 
@@ -84,16 +99,24 @@ async def checked_recording(form: FormData, settings: GatewaySettings) -> Record
         InvalidInput: there is no such part, or it is no acceptable recording.
         PayloadTooLarge: it is larger than the limit.
     """
-    upload = form.get("file")
-    if not isinstance(upload, UploadFile):
-        raise InvalidParameter("the form has no file part; send the recording as a part named file", field="file")
+    upload = file_part(form, settings.max_upload_bytes)
     size_bytes = upload.size or 0
-    if size_bytes > settings.max_upload_bytes:
-        raise PayloadTooLarge(f"the file is larger than {settings.max_upload_bytes} bytes", field="file")
     filename = base_name(upload.filename or "")
     digest = await asyncio.to_thread(_check, upload.file, size_bytes, filename, settings.max_duration_s)
     media_type = mimetypes.guess_type(filename)[0] or "application/octet-stream"
     return Recording(upload.file, filename, media_type, size_bytes, digest)
+
+
+def text_fields(form: FormData, files: Collection[str]) -> dict[str, str]:
+    """The text parts by name; an empty one stands for a field that was left out, as in every form.
+
+    Args:
+        files: names of the parts that are none.
+
+    Raises:
+        InvalidParameter: another part is a file.
+    """
+    return {name: text for name in form if name not in files and (text := text_field(form, name))}
 
 
 def text_field(form: FormData, name: str, default: str = "") -> str:

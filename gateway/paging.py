@@ -2,8 +2,11 @@
 
 import base64
 import binascii
+import re
 
 from narrative.errors import InvalidParameter
+
+_CURSOR = re.compile(r"(\d{1,18}):([0-9a-f]{32})")
 
 
 def cursor_of(created_at_us: int, row_id: str) -> str:
@@ -21,7 +24,9 @@ def from_cursor(cursor: str) -> tuple[int, str] | None:
         return None
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-        created_at_us, row_id = text.split(":")
-        return int(created_at_us), row_id
-    except (ValueError, binascii.Error) as error:
-        raise InvalidParameter("cursor is none that this list gave", field="cursor") from error
+    except (ValueError, binascii.Error):
+        text = ""
+    parts = _CURSOR.fullmatch(text)
+    if parts is None:
+        raise InvalidParameter("cursor is none that this list gave", field="cursor")
+    return int(parts[1]), parts[2]

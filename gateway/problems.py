@@ -24,7 +24,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NarrativeError, _narrative_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unforeseen)
 
 
 def response_of(error: NarrativeError, instance: str) -> JSONResponse:
@@ -37,6 +36,15 @@ def response_of(error: NarrativeError, instance: str) -> JSONResponse:
     return _response(to_problem(error, instance), headers)
 
 
+def unforeseen(error: Exception, instance: str, request_id: str) -> JSONResponse:
+    """The response for an error that nobody raises on purpose; what it says goes to the log only."""
+    log.error("unforeseen error", exc_info=error)
+    if isinstance(error, OSError):
+        reason = "has no room left" if error.errno in NO_ROOM else "does not answer"
+        return response_of(StorageUnavailable(f"the gateway's disk {reason}", retry_after_s=RETRY_AFTER_S), instance)
+    return response_of(NarrativeError(f"the gateway failed unexpectedly; request id {request_id}"), instance)
+
+
 def invalid_parameter(error: ValidationError | RequestValidationError, where: str = "") -> InvalidParameter:
     """The first fault of a pydantic validation, in words, with the rest counted."""
     faults = error.errors()
@@ -44,7 +52,10 @@ def invalid_parameter(error: ValidationError | RequestValidationError, where: st
     path = [str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header")]
     field = ".".join([where, *path] if where else path)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return InvalidParameter(f"{field}: {fault['msg']}{more}" if field else f"{fault['msg']}{more}", field=field)
+    if fault["type"] == "value_error":
+        # Raised by a validator of ours, which names what it is about.
+        return InvalidParameter(f"{fault['ctx']['error']}{more}", field=field)
+    return InvalidParameter(f"{field or 'the request body'}: {fault['msg']}{more}", field=field)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -76,7 +87,10 @@ async def _narrative_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return response_of(invalid_parameter(error), request.url.path)
+    fault = invalid_parameter(error)
+    if not fault.field and "json" not in request.headers.get("content-type", ""):
+        fault = InvalidParameter("the request body: send it as JSON, with Content-Type: application/json")
+    return response_of(fault, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
@@ -95,22 +109,12 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     return _response(problem, dict(error.headers or {}))
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    log.error("unforeseen error", exc_info=error)
-    if isinstance(error, OSError):
-        reason = "has no room left" if error.errno in NO_ROOM else "does not answer"
-        return response_of(
-            StorageUnavailable(f"the gateway's disk {reason}", retry_after_s=RETRY_AFTER_S), request.url.path
-        )
-    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-    return response_of(NarrativeError(f"the gateway failed unexpectedly; request id {request_id}"), request.url.path)
-
-
 def _response(problem: Mapping[str, Any], headers: Mapping[str, str]) -> JSONResponse:
     return JSONResponse(dict(problem), status_code=problem["status"], media_type=MEDIA_TYPE, headers=dict(headers))
 
 
 _DETAILS = {
+    HTTPStatus.BAD_REQUEST: "the request body cannot be read; JSON in UTF-8 is accepted",
     HTTPStatus.NOT_FOUND: "there is nothing at {path}; see /docs for what there is",
     HTTPStatus.METHOD_NOT_ALLOWED: "{path} does not answer {method}; see /docs for what it answers",
 }

@@ -76,6 +76,9 @@ class GatewaySettings(ProcessSettings):
     max_image_bytes: int = Field(
         20 * 1024**2, ge=1, description="Largest picture to edit, or all frames of a video together, in bytes."
     )
+    max_adapter_bytes: int = Field(
+        2 * 1024**3, ge=1, description="Largest LoRA file, in bytes; diffusion has a limit of its own."
+    )
     max_request_bytes: int = Field(1024**2, ge=1024, description="Largest request other than an upload, in bytes.")
     upload_retention_s: float = Field(
         24 * 3600.0, gt=0, description="Seconds for which an upload, or a picture answered by URL, is kept."

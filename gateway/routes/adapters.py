@@ -4,12 +4,13 @@ import json
 import secrets
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, File, Form, Path, Query, Response, UploadFile
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gateway.intake import file_part, text_fields, upload_form
 from gateway.parts import Gateway, Parts
-from gateway.problems import responses
+from gateway.problems import invalid_parameter, responses
 from narrative.errors import AdapterNotFound
 from narrative.registry import ADAPTERS, Entry, Registry
 from narrative.v1 import diffusion_pb2
@@ -53,6 +54,27 @@ class AdapterList(BaseModel):
     data: list[Adapter]
 
 
+class AdapterToPublish(BaseModel):
+    """What is said of a LoRA file that was made elsewhere."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=_NAME, description="Name to draw with.")
+    base: str = Field("", max_length=200, description="Model it is for; found by its shapes if left out.")
+    alpha: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Of a file in peft's own form, which does not hold it."
+    )
+    trigger_word: str = Field("", max_length=1000, description="What to write into prompts.")
+    licence: str = Field("", max_length=1000, description="Licence of the adapter.")
+
+
+def _form_schema() -> dict[str, Any]:
+    schema = AdapterToPublish.model_json_schema()
+    about = "LoRA of Stable Diffusion or SDXL, safetensors, in any usual form."
+    file = {"type": "string", "format": "binary", "description": about}
+    return schema | {"required": ["file", *schema["required"]], "properties": {"file": file, **schema["properties"]}}
+
+
 @router.get("/recipes", responses=responses(401, 503))
 async def recipes(gateway: Parts) -> RecipeList:
     """Lists the recipes and what may be set."""
@@ -71,36 +93,34 @@ async def adapters(gateway: Parts) -> AdapterList:
     return AdapterList(data=[shown(entry) for entry in await _registry(gateway).entries()])
 
 
-@router.post("/adapters", status_code=201, responses=responses(401, 404, 409, 413, 422, 503))
-async def publish(
-    file: Annotated[UploadFile, File(description="LoRA of Stable Diffusion or SDXL, safetensors, in any usual form.")],
-    name: Annotated[str, Form(pattern=_NAME, description="Name to draw with.")],
-    response: Response,
-    gateway: Parts,
-    base: Annotated[str, Form(max_length=200, description="Model it is for; found by its shapes if left out.")] = "",
-    alpha: Annotated[
-        float | None,
-        Form(gt=0, allow_inf_nan=False, description="Of a file in peft's own form, which does not hold it."),
-    ] = None,
-    trigger_word: Annotated[str, Form(max_length=1000, description="What to write into prompts.")] = "",
-    licence: Annotated[str, Form(max_length=1000, description="Licence of the adapter.")] = "",
-) -> Adapter:
+@router.post(
+    "/adapters",
+    status_code=201,
+    responses=responses(401, 404, 409, 413, 422, 503),
+    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form_schema()}}}},
+)
+async def publish(request: Request, response: Response, gateway: Parts) -> Adapter:
     """Publishes a LoRA file that was made elsewhere, in kohya's, diffusers' or peft's form.
 
     It must fit, by the names and shapes of its layers, a model that pictures are drawn with here. Pickles are refused.
     """
     # Where what is cut off on its way goes by itself.
     key = f"uploads/{secrets.token_hex(16)}"
-    try:
-        await gateway.objects.put(f"{key}/adapter", file.file)
-        request = diffusion_pb2.ImportAdapterRequest(
-            name=name, object=f"{key}/adapter", base=base, alpha=alpha, trigger_word=trigger_word, licence=licence
-        )
-        await gateway.services.import_adapter(request)
-    finally:
-        await gateway.objects.delete_folder(key)
-    response.headers["Location"] = f"/v1/adapters/{name}"
-    return shown(await _registry(gateway).entry(name))
+    async with upload_form(request, gateway.settings.max_adapter_bytes) as form:
+        try:
+            asked = AdapterToPublish.model_validate(text_fields(form, ("file",)))
+        except ValidationError as error:
+            raise invalid_parameter(error) from error
+        file = file_part(form, gateway.settings.max_adapter_bytes)
+        try:
+            await gateway.objects.put(f"{key}/adapter", file.file)
+            await gateway.services.import_adapter(
+                diffusion_pb2.ImportAdapterRequest(object=f"{key}/adapter", **asked.model_dump())
+            )
+        finally:
+            await gateway.objects.delete_folder(key)
+    response.headers["Location"] = f"/v1/adapters/{asked.name}"
+    return shown(await _registry(gateway).entry(asked.name))
 
 
 @router.get("/adapters/{name}", responses=responses(401, 404, 422, 503))
@@ -128,6 +148,8 @@ async def weights(
     if format_ == "kohya":
         key = await gateway.services.kohya_adapter(name)
     size = await gateway.objects.size(key)
+    if size is None:
+        raise AdapterNotFound(f"adapter {name!r} was replaced or removed meanwhile", field="name")
     headers = {"Content-Disposition": f'attachment; filename="{name}.safetensors"', "Content-Length": str(size)}
     return StreamingResponse(gateway.objects.stream(key), media_type="application/octet-stream", headers=headers)
 

@@ -30,7 +30,7 @@ class TranscriptionOptions(BaseModel):
 
     model: NameOrEmpty = Field("", description='Speech model; empty or "whisper-1" for the default.')
     language: Language = Field("", description="ISO 639-1 code; empty to detect it.")
-    prompt: str = Field("", max_length=0, description="Not supported: must be empty.")
+    prompt: Literal[""] = Field("", description="Not supported: must be empty.")
     response_format: Literal["json", "text", "verbose_json", "srt", "vtt"] = Field(
         "json", description="verbose_json has speakers and times."
     )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field, ValidationError, model_validator
 from starlette.datastructures import FormData, UploadFile
 
-from gateway.intake import upload_form
+from gateway.intake import text_fields, upload_form
 from gateway.options import MAX_PROMPT_CHARS
 from gateway.parts import Gateway, Parts
 from gateway.problems import invalid_parameter, responses
@@ -90,16 +90,11 @@ def _asked(form: FormData) -> EditRequest:
     Raises:
         InvalidParameter: an unknown part, or a value that is not accepted.
     """
-    fields: dict[str, Any] = {}
-    for name in set(form) - set(_IMAGE_PARTS):
-        if name == "mask":
-            raise InvalidParameter("mask: edits are by instruction and change the whole picture", field="mask")
-        value = form.get(name)
-        if not isinstance(value, str):
-            raise InvalidParameter(f"{name} must be a text part, not a file", field=name)
-        # An empty part stands for a field that was left out, as in every form.
-        if value:
-            fields[name] = _from_json(name, value) if name == "adapters" else value
+    if "mask" in form:
+        raise InvalidParameter("mask: edits are by instruction and change the whole picture", field="mask")
+    fields: dict[str, Any] = dict(text_fields(form, _IMAGE_PARTS))
+    if "adapters" in fields:
+        fields["adapters"] = _from_json("adapters", fields["adapters"])
     try:
         return EditRequest.model_validate(fields)
     except ValidationError as error:
@@ -109,7 +104,7 @@ def _asked(form: FormData) -> EditRequest:
 def _from_json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidParameter(f"{name} is no JSON: {error}", field=name) from error
 
 

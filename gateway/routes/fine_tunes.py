@@ -13,7 +13,7 @@ from gateway.jobs import timestamp
 from gateway.paging import cursor_of, from_cursor
 from gateway.parts import Parts
 from gateway.problems import responses
-from gateway.sse import event_response
+from gateway.sse import AFTER_THE_LAST, event_response
 from gateway.store import fine_tune_key, sample_key
 from narrative.errors import Conflict, NotFound, ServiceUnavailable
 
@@ -98,19 +98,18 @@ async def show(fine_tune_id: FineTuneId, gateway: Parts) -> FineTuneShown:
 @router.get(
     "/{fine_tune_id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **responses(401, 404, 422)},
+    responses={200: {"content": {"text/event-stream": {}}}, 204: AFTER_THE_LAST, **responses(401, 404, 422)},
 )
 async def follow(
     fine_tune_id: FineTuneId,
     gateway: Parts,
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,9}$")] = None,
-) -> StreamingResponse:
+) -> Response:
     """Follows a fine-tune by server-sent events; send Last-Event-ID to go on where a stream broke off.
 
     Events: status, waiting, note, step, epoch, checkpoint, sample, result, stopped, and finished as the last.
     """
-    await gateway.fine_tunes.get(fine_tune_id)
-    return event_response(gateway, gateway.fine_tuner, fine_tune_id, last_event_id)
+    return await event_response(gateway, gateway.fine_tunes, gateway.fine_tuner, fine_tune_id, last_event_id)
 
 
 @router.post("/{fine_tune_id}/cancel", response_model=FineTuneShown, responses=responses(401, 404, 422))

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Header, HTTPException, Path
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from gateway.jobs import SUCCEEDED, Job
@@ -17,7 +17,7 @@ from narrative.errors import Conflict, NotFound
 
 router = APIRouter(prefix="/v1/narratives/{narrative_id}", tags=["narratives"])
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 Index = Annotated[int, Path(ge=0, le=100_000, description="Number of the picture, from 0.")]
 
 
@@ -61,7 +61,7 @@ async def audio(
         start = int(first) if first else max(0, size - int(last))
         end = min(int(last) + 1, size) if first and last else size
         if start >= end:
-            return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+            raise HTTPException(416, f"range: the recording has {size} bytes", {"Content-Range": f"bytes */{size}"})
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
     return StreamingResponse(

@@ -15,7 +15,7 @@ from gateway.options import NarrativeOptions
 from gateway.paging import cursor_of, from_cursor
 from gateway.parts import Gateway, NarrativeId, Parts
 from gateway.problems import invalid_parameter, responses
-from gateway.sse import event_response
+from gateway.sse import AFTER_THE_LAST, event_response
 from narrative.errors import Conflict, InvalidInput, InvalidParameter
 from narrative.objects import Objects
 
@@ -128,20 +128,18 @@ async def show(narrative_id: NarrativeId, gateway: Parts) -> Narrative:
 @router.get(
     "/{narrative_id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **responses(401, 404, 422)},
+    responses={200: {"content": {"text/event-stream": {}}}, 204: AFTER_THE_LAST, **responses(401, 404, 422)},
 )
 async def follow(
     narrative_id: NarrativeId,
     gateway: Parts,
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,9}$")] = None,
-) -> StreamingResponse:
+) -> Response:
     """Follows a narrative by server-sent events; send Last-Event-ID to go on where a stream broke off.
 
     Events: status, stage, waiting, transcript, scene, image_step, image, and finished as the last.
     """
-    if not gateway.narrator.is_running_here(narrative_id):
-        await gateway.jobs.get(narrative_id)
-    return event_response(gateway, gateway.narrator, narrative_id, last_event_id)
+    return await event_response(gateway, gateway.jobs, gateway.narrator, narrative_id, last_event_id)
 
 
 @router.post("/{narrative_id}/cancel", response_model=Narrative, responses=responses(401, 404, 422))

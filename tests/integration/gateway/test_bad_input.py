@@ -7,11 +7,16 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
+from gateway.jobs import Jobs
+from gateway.paging import cursor_of
 from narrative.errors import AdapterNotFound
 from tests.integration.gateway.conftest import Api, files_below, serving, wav
 from tests.integration.gateway.fakes import ensemble
 
+JSON = {"Content-Type": "application/json"}
 SPEECH = Path(__file__).parents[2] / "data" / "speech"
 
 
@@ -178,7 +183,7 @@ async def test_pictures(bad: Api, kind: str) -> None:
     body, status = PICTURES[kind]
     sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
 
-    check(await bad.http.post("/v1/images/generations", headers={"Content-Type": "application/json"}, **sent), status)
+    check(await bad.http.post("/v1/images/generations", headers=JSON, **sent), status)
 
     assert not bad.ensemble.script.pictures
 
@@ -210,6 +215,9 @@ async def test_narratives_that_do_not_exist(bad: Api, narrative_id: str, rest: s
         ("GET", "/v1/narratives?status=sleeping", 422),
         ("GET", "/v1/narratives?cursor=%00%ff", 422),
         ("GET", "/v1/narratives?cursor=bm90aGluZw", 422),
+        ("GET", f"/v1/narratives?cursor={cursor_of(10**20, '0' * 32)}", 422),
+        ("GET", f"/v1/datasets?cursor={cursor_of(-1, '0' * 32)}", 422),
+        ("GET", f"/v1/fine-tunes?cursor={cursor_of(1, 'x')}", 422),
         ("GET", "/v1/images/..%2f..", 404),
         ("GET", "/v1/images/abc", 422),
     ],
@@ -218,10 +226,66 @@ async def test_paths(bad: Api, method: str, path: str, status: int) -> None:
     check(await bad.http.request(method, path), status)
 
 
-async def test_event_ids_at_last(bad: Api) -> None:
+ADAPTERS: dict[str, tuple[dict[str, str], str]] = {
+    "no name": ({}, "name"),
+    "a path": ({"name": "../seal"}, "name"),
+    "alpha": ({"name": "seal", "alpha": "nan"}, "alpha"),
+    "another part": ({"name": "seal", "trigger": "sks"}, "trigger"),
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+async def test_adapters(bad: Api, kind: str) -> None:
+    fields, field = ADAPTERS[kind]
+
+    response = await bad.http.post("/v1/adapters", data=fields, files={"file": ("seal.safetensors", b"x")})
+
+    assert check(response, 422, "InvalidParameter")["field"] == field
+    await nothing_left(bad)
+
+
+async def test_an_adapter_without_its_file(bad: Api) -> None:
+    response = await bad.http.post("/v1/adapters", files={"name": (None, "seal")})
+    assert check(response, 422, "InvalidParameter")["field"] == "file"
+
+
+async def test_the_body_is_named_where_no_field_is_to_blame(bad: Api) -> None:
+    response = await bad.http.post("/v1/images/generations", data={"prompt": "a"})
+    assert "Content-Type: application/json" in check(response, 422)["detail"]
+    response = await bad.http.post("/v1/images/generations", json=None, headers=JSON)
+    assert check(response, 422)["detail"] == "the request body: Field required"
+    twice = {"prompt": "a", "size": "64x64", "width": 64}
+    response = await bad.http.post("/v1/images/generations", json=twice)
+    assert check(response, 422)["detail"] == "give size, or width and height, not both"
+    response = await bad.http.post("/v1/images/generations", content=b"[" * 100_000, headers=JSON)
+    assert "JSON in UTF-8" in check(response, 400)["detail"]
+
+
+async def test_the_unforeseen_has_a_request_id_that_the_log_has_too(bad: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(Jobs, "page", broken)
+
+    with capture_logs([merge_contextvars]) as logged:
+        for _ in range(2):  # The connection is still good.
+            response = await bad.http.get("/v1/narratives", headers={"X-Request-Id": "mine"})
+            assert check(response, 500)["detail"].endswith("request id mine")
+            assert response.headers["x-request-id"] == "mine"
+            assert "secret" not in response.text
+    errors = [entry for entry in logged if entry["log_level"] == "error"]
+    assert [(entry["request_id"], str(entry["exc_info"])) for entry in errors] == [("mine", "a secret")] * 2
+
+
+async def test_ranges_and_event_ids_at_last(bad: Api) -> None:
     narrative_id = await bad.create()
     await bad.finished(narrative_id)
     for last in ("x", "-1", "9" * 30):
         response = await bad.http.get(f"/v1/narratives/{narrative_id}/events", headers={"Last-Event-ID": last})
         check(response, 422)
+    for wanted in (f"{10**15}-", "5-1"):
+        headers = {"Range": f"bytes={wanted}"}
+        check(await bad.http.get(f"/v1/narratives/{narrative_id}/audio", headers=headers), 416)
+    headers = {"Range": f"bytes={'9' * 5000}-"}
+    assert (await bad.http.get(f"/v1/narratives/{narrative_id}/audio", headers=headers)).status_code == 200
     await bad.http.delete(f"/v1/narratives/{narrative_id}")

@@ -68,6 +68,7 @@ async def test_pictures_of_the_gateway_are_edited_by_their_paths(api: Api) -> No
         ({"size": "64by64"}, "size", "WIDTHxHEIGHT"),
         ({"colour": "red"}, "colour", "Extra inputs"),
         ({"adapters": "seal"}, "adapters", "no JSON"),
+        ({"adapters": "[" * 100_000}, "adapters", "no JSON"),
         ({"mask": "x"}, "mask", "by instruction"),
         ({"image_guidance_scale": "nan"}, "image_guidance_scale", "finite"),
         ({"image_url": "http://elsewhere/1.png"}, "", "image_url is /v1/narratives"),

@@ -150,9 +150,11 @@ async def test_wrong_requests_are_refused_at_once(api: Api) -> None:
         (order("0" * 32), 404, "dataset"),
         (order("../x"), 422, "dataset"),
         (order(dataset_id) | {"colour": "red"}, 422, "colour"),
+        (order(dataset_id, name="\ud800"), 422, "settings"),
         ({"recipe": "style"}, 422, "dataset"),
     ]:
-        response = await api.http.post("/v1/fine-tunes", json=asked)
+        headers = {"Content-Type": "application/json"}
+        response = await api.http.post("/v1/fine-tunes", content=json.dumps(asked), headers=headers)
         assert (response.status_code, response.json().get("field")) == (status, field), response.text
     assert (await api.http.get("/v1/fine-tunes")).json()["data"] == []
 

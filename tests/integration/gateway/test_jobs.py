@@ -19,6 +19,9 @@ async def test_a_stream_goes_on_where_it_broke_off(api: Api) -> None:
     rest = [event async for event in api.events(narrative_id, last_event_id=all_events[3]["id"])]
 
     assert rest == all_events[4:]
+    # A browser comes back after the last event as well, and would hold its connection for good.
+    headers = {"Last-Event-ID": str(all_events[-1]["id"])}
+    assert (await api.http.get(f"/v1/narratives/{narrative_id}/events", headers=headers)).status_code == 204
 
 
 async def test_a_stream_that_is_silent_is_kept_alive(fakes: Ensemble, tmp_path: Path) -> None:

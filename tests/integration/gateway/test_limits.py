@@ -13,10 +13,12 @@ from tests.integration.gateway.conftest import Api, files_below, serving, wav
 from tests.integration.gateway.fakes import Ensemble
 
 
+@pytest.mark.parametrize("path", ["/v1/narratives", "/v1/adapters", "/v1/datasets"])
 @pytest.mark.parametrize("claim", [None, 10])
-async def test_uploads_that_are_too_large(fakes: Ensemble, tmp_path: Path, claim: int | None) -> None:
+async def test_uploads_that_are_too_large(fakes: Ensemble, tmp_path: Path, path: str, claim: int | None) -> None:
     # 20 MB arrive in pieces; the limit holds whatever the header claims.
-    async with serving(fakes, tmp_path, max_upload_bytes=1024 * 1024) as api:
+    limits = dict.fromkeys(("max_upload_bytes", "max_adapter_bytes", "max_dataset_bytes"), 1024 * 1024)
+    async with serving(fakes, tmp_path, **limits) as api:
         started = time.monotonic()
 
         async def pieces() -> Any:
@@ -27,10 +29,10 @@ async def test_uploads_that_are_too_large(fakes: Ensemble, tmp_path: Path, claim
 
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
         if claim is None:
-            response = await api.http.post("/v1/narratives", content=pieces(), headers=headers)
+            response = await api.http.post(path, content=pieces(), headers=headers)
         else:
             body = b"".join([piece async for piece in pieces()])
-            response = await api.http.post("/v1/narratives", content=body, headers=headers)
+            response = await api.http.post(path, content=body, headers=headers)
         assert response.status_code == 413
         assert response.headers["content-type"] == "application/problem+json"
         assert time.monotonic() - started < 2
