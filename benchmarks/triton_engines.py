@@ -4,8 +4,9 @@
 
 Starts a Triton server (deploy/triton/serve.py) on this machine. Latency: one call after another, the two ways in turn;
 load: as many callers at once, again in turn. In-process calls go through the service's own bounded executor, as they do
-in the service. Prints medians and, for machines that others use too, the best and the processor time of both ends; aims
-are <= 1.1 for latency and >= 1 for throughput. Server and engine in-process share the cores, but work one at a time.
+in the service. Prints medians and, for machines that others use too, the best and the processor time of both ends under
+load; aims are <= 1.1 for latency and >= 1 for throughput. Server and engine in-process share the cores, but work one at
+a time.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from narrative.runtime.executor import BoundedExecutor
@@ -35,6 +37,7 @@ class Diffusion:
     """A picture of Storybook at its own size; result: the PNG."""
 
     unit = "pictures"
+    calls_in_a_round = 1
 
     def __init__(self, url: str, steps: int) -> None:
         self.engines = {
@@ -57,6 +60,7 @@ class Asr:
     """27 s of speech; result: every event but progress."""
 
     unit = "recordings"
+    calls_in_a_round = 1
 
     def __init__(self, url: str) -> None:
         self.engines = {
@@ -76,21 +80,29 @@ class Asr:
 
 
 class Translation:
-    """Eight Russian sentences; result: their English."""
+    """Eight Russian sentences, their words in another order in every eighth request; result: their English."""
 
     unit = "requests"
+    calls_in_a_round = 50  # One takes milliseconds.
 
     def __init__(self, url: str) -> None:
         self.engines = {"in-process": GlossEngine(), "triton": TritonEngine(TranslationSettings(triton_url=url))}
-        self._texts = [line for line in (SPEECH / "russian.txt").read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in (SPEECH / "russian.txt").read_text().splitlines() if line.strip()]
+        # The engine glosses equal lines of a batch once.
+        self._texts = [[" ".join(line[by:] + line[:by]) for line in lines] for by in range(8)]
         self._executors = {"in-process": BoundedExecutor("gloss", 1, 64), "triton": BoundedExecutor("gloss", 64, 0)}
 
     def work(self, way: str, number: int) -> object:
-        return self.engines[way].translate(self._texts, "ru", "en")
+        return self.engines[way].translate(self._texts[number % len(self._texts)], "ru", "en")
 
     async def together(self, way: str, callers: int) -> list[object]:
         run = self._executors[way].run
-        return await asyncio.gather(*(run(lambda: self.work(way, 0)) for _ in range(callers)))
+
+        async def caller(start: int) -> list[object]:
+            numbers = range(start, start + self.calls_in_a_round)
+            return [await run(partial(self.work, way, number)) for number in numbers]
+
+        return await asyncio.gather(*map(caller, range(callers)))
 
 
 def measure(name: str, subject: Diffusion | Asr | Translation, server: TritonServer, rounds: int, callers: int) -> None:
@@ -100,28 +112,30 @@ def measure(name: str, subject: Diffusion | Asr | Translation, server: TritonSer
     results = {way: subject.work(way, 0) for way in ways}
     assert results["triton"] == results["in-process"], f"{name}: Triton gives something else"
     alone: dict[str, list[float]] = {way: [] for way in ways}
-    processor: dict[str, list[float]] = {way: [] for way in ways}
     loaded: dict[str, list[float]] = {way: [] for way in ways}
-    for number in range(rounds):
-        for way in ways if number % 2 else ways[::-1]:
-            started_s, used_s = time.perf_counter(), time.process_time() + server.processor_s()
-            subject.work(way, number)
-            alone[way].append(time.perf_counter() - started_s)
-            processor[way].append(time.process_time() + server.processor_s() - used_s)
-    for number in range(rounds):
+    processor: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds * subject.calls_in_a_round):
         for way in ways if number % 2 else ways[::-1]:
             started_s = time.perf_counter()
+            subject.work(way, number)
+            alone[way].append(time.perf_counter() - started_s)
+    calls = callers * subject.calls_in_a_round
+    for number in range(rounds):
+        for way in ways if number % 2 else ways[::-1]:
+            used_s = time.process_time() + server.processor_s()
+            started_s = time.perf_counter()
             asyncio.run(subject.together(way, callers))
-            loaded[way].append(callers / (time.perf_counter() - started_s))
+            loaded[way].append(calls / (time.perf_counter() - started_s))
+            processor[way].append((time.process_time() + server.processor_s() - used_s) / calls)
     for engine in subject.engines.values():
         engine.close()
     print(f"{name}, the same results both ways, {rounds} rounds, {callers} callers; ratios are Triton to in-process")
     for what, aggregate in (("median", statistics.median), ("fastest", min)):
         _print(f"alone, {what}", "ms", {way: 1000 * aggregate(seconds) for way, seconds in alone.items()}, "<= 1.1")
-    _print("processor time", "ms", {way: 1000 * statistics.median(spent) for way, spent in processor.items()}, "")
     for what, aggregate in (("median", statistics.median), ("best", max)):
         rates = {way: aggregate(measured) for way, measured in loaded.items()}
         _print(f"together, {what}", f"{subject.unit}/s", rates, ">= 1")
+    _print("processor time", "ms", {way: 1000 * statistics.median(spent) for way, spent in processor.items()}, "")
 
 
 def _print(what: str, unit: str, values: dict[str, float], aim: str) -> None:

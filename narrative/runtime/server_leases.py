@@ -1,4 +1,5 @@
-"""Leases on the memory of servers that are not ours, such as vLLM and Triton, for calls on an event loop."""
+"""Leases on the memory of servers that are not ours, such as vLLM and Triton, for calls on an event loop or
+a thread."""
 
 import asyncio
 import contextlib
@@ -44,6 +45,10 @@ class ServerLeases:
         """Ends every wait; the server stays as it is."""
         self._residency.close()
         self._waiting.shutdown(cancel_futures=True)
+
+    def hold(self) -> contextlib.AbstractContextManager[str]:
+        """``lease`` for a caller that has a thread to wait on."""
+        return self._residency.lease(self._model)
 
     @contextlib.asynccontextmanager
     async def lease(self) -> AsyncIterator[None]:

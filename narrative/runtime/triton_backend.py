@@ -55,6 +55,11 @@ def read_bytes(request: Any, name: str) -> bytes | None:
     return None if tensor is None else np.from_dlpack(tensor).tobytes()
 
 
+def wants(request: Any, name: str) -> bool:
+    """Whether the client asks for this output; one that names none asks for all."""
+    return name in request.requested_output_names()
+
+
 def answer(**tensors: bytes) -> Any:
     """A response; every output is given by name."""
     return pb_utils.InferenceResponse([_tensor(name, data) for name, data in tensors.items()])

@@ -1,8 +1,10 @@
 """The engine on a Triton Inference Server: ``deploy/triton/models/diffusion`` runs ``DiffusersEngine`` there."""
 
+import threading
 from collections.abc import Generator
 
 from narrative.catalogue import Catalogue
+from narrative.errors import QueueFull
 from narrative.objects import Objects
 from narrative.runtime.metrics import RUNNING
 from narrative.runtime.triton import TritonModel, leases_of
@@ -20,7 +22,7 @@ from services.diffusion.settings import DiffusionSettings
 
 
 class TritonEngine:
-    """Checks requests and sends them; Triton queues them, and has pictures of equal settings drawn together.
+    """Checks requests and sends them, up to a limit; Triton has pictures of equal settings drawn together.
 
     What can be asked for is read here, from files: model folders and adapters as the server has them, too.
 
@@ -35,6 +37,8 @@ class TritonEngine:
         self._cards: list[ModelCard] = []
         self._planner: Planner | None = None
         self._model = TritonModel(settings)
+        self._pictures = 0
+        self._lock = threading.Lock()
 
     def load(self) -> None:
         """Connects, and has the model loaded.
@@ -59,21 +63,21 @@ class TritonEngine:
         self._planner.plan(request)
 
     def submit(self, request: ImageRequest, emit: Emit) -> Stream:
-        """See ``DiffusionEngine``; that the server is full or away comes as the error of ``Finished``."""
-        self.check(request)
-        running = RUNNING.labels("diffusion")
+        """See ``DiffusionEngine``; that the server is away comes as the error of ``Finished``."""
+        assert self._planner is not None, "load() comes first"
+        num_pictures = len(self._planner.plan(request))
+        tensors = {"REQUEST": write_options(request).SerializeToString()}
+        if request.source is not None:
+            tensors["SOURCE"] = request.source
 
         def tell(answer: bytes | End) -> None:
             if isinstance(answer, End):
-                running.dec()
+                self._count(-num_pictures)
                 emit(Finished(answer.error))
             else:
                 emit(read_event(diffusion_pb2.GenerateImagesResponse.FromString(answer)))
 
-        tensors = {"REQUEST": write_options(request).SerializeToString()}
-        if request.source is not None:
-            tensors["SOURCE"] = request.source
-        running.inc()
+        self._count(num_pictures)
         return self._model.stream(tensors, "EVENT", tell)
 
     def generate(self, request: ImageRequest) -> Generator[Step | Image, None, None]:
@@ -87,3 +91,16 @@ class TritonEngine:
 
     def _exchange(self) -> AdapterExchange:
         return AdapterExchange(self._objects, self._cards, self._settings.max_adapter_bytes)
+
+    def _count(self, num_pictures: int) -> None:
+        """Adds to the pictures that Triton works on or keeps waiting; Triton itself would take any number."""
+        most = self._settings.max_queue + self._settings.max_batch_size
+        with self._lock:
+            # A request may be larger than a small limit; it then has the queue to itself.
+            if num_pictures > 0 and self._pictures and self._pictures + num_pictures > most:
+                raise QueueFull(
+                    f"{self._pictures} pictures are with Triton already, and at most {most} may be; try again later",
+                    retry_after_s=2.0,
+                )
+            self._pictures += num_pictures
+            RUNNING.labels("diffusion").set(self._pictures)

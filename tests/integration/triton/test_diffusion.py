@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import pytest
 
-from narrative.errors import InvalidParameter, ServiceUnavailable
+from narrative.errors import InvalidParameter, QueueFull, ServiceUnavailable
 from services.diffusion.__main__ import make_engine
-from services.diffusion.engine import DiffusionEngine, Image, ImageRequest, Step
+from services.diffusion.engine import DiffusionEngine, Event, Finished, Image, ImageRequest, Step
 from services.diffusion.settings import DiffusionSettings
 from tests.integration.triton.triton_server import TritonServer
 
@@ -60,6 +61,19 @@ def test_steps_come_one_by_one_before_the_picture(engine: DiffusionEngine) -> No
 
     assert events[:-1] == [Step(0, step, 4) for step in range(1, 5)]
     assert isinstance(events[-1], Image)
+
+
+def test_one_picture_more_than_may_wait_is_refused(triton: TritonServer) -> None:
+    engine = engine_on(triton, max_queue=0, max_batch_size=1)
+    events: SimpleQueue[Event] = SimpleQueue()
+    engine.submit(request(), events.put)
+    with pytest.raises(QueueFull, match="at most 1 may be"):
+        engine.submit(request(), events.put)
+
+    while not isinstance(events.get(), Finished):
+        pass
+    assert pictures(engine, request())
+    engine.close()
 
 
 def test_callers_are_drawn_together_and_each_gets_the_picture_it_would_get_alone(

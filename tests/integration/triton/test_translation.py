@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from narrative.errors import InvalidParameter, ModelNotFound, ServiceUnavailable
+from narrative.errors import DeadlineExceeded, InvalidParameter, ModelNotFound, ServiceUnavailable
 from narrative.runtime.channel import open_channel
 from narrative.runtime.server import ServiceServer
+from narrative.runtime.triton import TritonModel
 from narrative.v1 import translation_pb2, translation_pb2_grpc
 from services.translation.engine_gloss import GlossEngine
 from services.translation.engine_triton import TritonEngine
@@ -80,6 +81,37 @@ def test_a_model_that_answered_errors_can_be_unloaded(engine: TritonEngine, trit
             engine.translate(["maison"], "fr", "en")
 
     triton.unload("translation")
+
+
+def test_a_model_that_was_left_at_a_deadline_can_be_unloaded(triton: TritonServer) -> None:
+    model = TritonModel(TranslationSettings(triton_url=triton.url, triton_timeout_s=0.005))
+    texts = ["кошка сидит на окне и смотрит на снег"] * 50
+    request = translation_pb2.TranslateRequest(texts=texts, source_language="ru", target_language="en", engine="gloss")
+    model.open()
+    try:
+        for number in range(16):
+            request.texts[:] = [f"{text} {number} {index}" for index, text in enumerate(texts)]
+            with pytest.raises(DeadlineExceeded):
+                model.call({"REQUEST": request.SerializeToString()}, "RESPONSE")
+    finally:
+        model.close()
+
+    triton.unload("translation")
+
+
+def test_no_request_is_left_lying(engine: TritonEngine) -> None:
+    def seconds(_: int) -> float:
+        started_s = time.monotonic()
+        engine.translate(["кошка"], "ru", "en")
+        return time.monotonic() - started_s
+
+    waits = []
+    for _ in range(30):
+        with ThreadPoolExecutor(4) as pool:
+            waits += pool.map(seconds, range(8))
+
+    # With a bound on Triton's queue some twenty of them take half a second.
+    assert sum(wait > 0.4 for wait in waits) <= 2
 
 
 def test_a_model_that_the_repository_does_not_have_is_named_with_those_it_has(triton: TritonServer) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from narrative.errors import InvalidParameter, NarrativeError
 from narrative.runtime.logging import configure_logging
-from narrative.runtime.triton_backend import answer, failure, read_bytes, take_device
+from narrative.runtime.triton_backend import answer, failure, read_bytes, take_device, wants
 from narrative.v1 import translation_pb2
 from services.translation.engine import EngineSet
 from services.translation.servicer import make_engine
@@ -28,7 +28,8 @@ class TritonPythonModel:
     def execute(self, requests):
         try:
             asked = [_read(request) for request in requests]
-            return [self._answer(texts) for texts in translate_together(self._engines, asked)]
+            translated = translate_together(self._engines, asked)
+            return [self._answer(request, texts) for request, texts in zip(requests, translated, strict=True)]
         # A model that lets an exception out answers nobody.
         except Exception as error:
             return [failure(error) for _ in requests]
@@ -36,11 +37,13 @@ class TritonPythonModel:
     def finalize(self):
         self._engines.close()
 
-    def _answer(self, texts):
+    def _answer(self, request, texts):
         if isinstance(texts, NarrativeError):
             return failure(texts)
-        response = translation_pb2.TranslateResponse(texts=texts)
-        return answer(RESPONSE=response.SerializeToString(), ENGINE=self._about)
+        tensors = {"RESPONSE": translation_pb2.TranslateResponse(texts=texts).SerializeToString()}
+        if wants(request, "ENGINE"):
+            tensors["ENGINE"] = self._about
+        return answer(**tensors)
 
 
 def _read(request):

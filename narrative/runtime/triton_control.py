@@ -1,0 +1,138 @@
+"""Having a Triton server load and unload a model, and waiting for it; every call blocks."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import structlog
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from narrative.errors import ModelNotFound, NarrativeError, ServiceUnavailable, from_rpc_error
+from narrative.runtime.triton_errors import from_triton
+from narrative.settings import TritonSettings
+
+log = structlog.get_logger()
+_LOOK_S = 0.1
+_ASK_S = 10.0
+
+
+class TritonControl:
+    """One model of a server that was started with ``--model-control-mode=explicit``; safe to use from many threads.
+
+    Args:
+        client: to be closed by whoever made it.
+        settings: the model's name and the limits of time.
+        where: the server, for messages.
+    """
+
+    def __init__(self, client: InferenceServerClient, settings: TritonSettings, where: str) -> None:
+        self._client: Any = client
+        self._settings = settings
+        self._model = settings.triton_model
+        self._where = where
+        self._loading = threading.Lock()
+        self.loads = 0
+        """Loads so far, for ``revive``."""
+
+    def await_server(self) -> None:
+        """Raises ServiceUnavailable if the server does not answer within ``triton_startup_wait_s``."""
+        until_s = time.monotonic() + self._settings.triton_startup_wait_s
+        while True:
+            try:
+                with self.errors():
+                    self._client.is_server_live(client_timeout=_ASK_S)
+                return
+            except NarrativeError as error:
+                if time.monotonic() >= until_s:
+                    raise
+                log.debug("waiting for Triton", reason=error.message)
+            time.sleep(_LOOK_S)
+
+    def load(self) -> None:
+        """Has the model loaded, unless it is ready.
+
+        Raises:
+            ModelNotFound: the repository has no such model; names those it has.
+            ServiceUnavailable: the server is away, or cannot load the model; says why.
+        """
+        with self._loading:
+            with self.errors():
+                if self._client.is_model_ready(self._model, client_timeout=_ASK_S):
+                    return
+                known = sorted({model.name for model in self._index()})
+                if self._model not in known:
+                    raise ModelNotFound(
+                        f"{self._where} has no model {self._model!r}; its repository has {', '.join(known) or 'none'}",
+                        field="model",
+                    )
+            self._have_loaded()
+
+    def revive(self, loads: int) -> None:
+        """Has the model loaded anew, unless another call did since there were so many loads; errors as ``load``."""
+        with self._loading:
+            if self.loads == loads:
+                # Triton takes a model that it has loaded for a good one, and would not load it again. It may wait for
+                # ever for what the dead process was working on, so nobody waits for the end of its unloading.
+                with self.errors():
+                    self._client.unload_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
+                self._have_loaded()
+
+    def unload(self) -> None:
+        """Has the model unloaded, and waits until its memory is free.
+
+        Raises:
+            ServiceUnavailable: the server does not unload it.
+        """
+        with self._loading:
+            until_s = time.monotonic() + self._settings.triton_load_timeout_s
+            try:
+                self._client.unload_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
+                # It still ends what it was working on.
+                while self._is_unloading():
+                    if time.monotonic() >= until_s:
+                        raise ServiceUnavailable(f"{self._where} does not get {self._model} unloaded")
+                    time.sleep(_LOOK_S)
+            except InferenceServerException as error:
+                # A server that is gone has given the memory back.
+                if self._is_live():
+                    raise ServiceUnavailable(
+                        f"{self._where} cannot unload {self._model}: {error.message()}; it must have been started with "
+                        "--model-control-mode=explicit, or this service without bytes to give up"
+                    ) from error
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns what the client raises into errors of this project."""
+        try:
+            yield
+        except InferenceServerException as error:
+            raise from_triton(error.message(), error.status(), self._where, self._model) from error
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._where) from error
+
+    def _have_loaded(self) -> None:
+        started_s = time.monotonic()
+        try:
+            self._client.load_model(self._model, client_timeout=self._settings.triton_load_timeout_s)
+        except InferenceServerException as error:
+            # The rest is where in the code it was, which the server's log has too.
+            why = error.message().partition("\n")[0]
+            raise ServiceUnavailable(f"{self._where} cannot load {self._model}: {why}") from error
+        self.loads += 1
+        log.info("Triton loaded", model=self._model, load_s=round(time.monotonic() - started_s, 2))
+
+    def _is_unloading(self) -> bool:
+        return any(model.name == self._model and model.state == "UNLOADING" for model in self._index())
+
+    def _is_live(self) -> bool:
+        try:
+            return bool(self._client.is_server_live(client_timeout=_ASK_S))
+        except InferenceServerException:
+            return False
+
+    def _index(self) -> Any:
+        return self._client.get_model_repository_index(client_timeout=_ASK_S).models
