@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from narrative.errors import ModelNotFound, WeightsCorrupt, WeightsError, WeightsMissing
+from narrative.errors import ModelNotFound, NotFound, WeightsCorrupt, WeightsError, WeightsMissing
 from narrative.hashing import sha256_of
 
 STAMP = ".verified.json"
@@ -93,8 +93,16 @@ class Catalogue:
             raise ModelNotFound(f"no model {model_id!r} in the catalogue; it has {known}", field="model") from None
 
     def for_profile(self, profile: str) -> list[ModelEntry]:
-        """Entries that a profile needs."""
-        return [entry for entry in self if profile in entry.profiles]
+        """Entries that a profile needs.
+
+        Raises:
+            NotFound: no entry is of such a profile; names those there are.
+        """
+        found = [entry for entry in self if profile in entry.profiles]
+        if not found:
+            known = sorted({name for entry in self for name in entry.profiles})
+            raise NotFound(f"no profile {profile!r} has models; these have: {', '.join(known)}", field="profile")
+        return found
 
     def location(self, entry: ModelEntry, models_dir: Path) -> Path:
         """Folder in which the weights are, or will be."""

@@ -71,7 +71,12 @@ async def transcriptions(request: Request, gateway: Parts) -> Response:
         options = _options(form)
         recording = await checked_recording(form, gateway.settings)
         model = "" if options.model == "whisper-1" else options.model
-        await check_options(gateway, NarrativeOptions(asr_model=model, language=options.language))
+        try:
+            await check_options(gateway, NarrativeOptions(asr_model=model, language=options.language))
+        except InvalidParameter as error:
+            # The speech model is a narrative's asr_model; here it is the only one.
+            plain = error.message.removeprefix("asr_")
+            raise InvalidParameter(plain, field=error.field.removeprefix("asr_")) from error
         asked = asr_pb2.TranscribeOptions(
             filename=recording.filename,
             model=model,

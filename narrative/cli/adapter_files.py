@@ -4,12 +4,14 @@ import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
 
 from narrative.cli.client import open_client
 from narrative.cli.console import ApiKey, Url, err, out
+from narrative.cli.output import check_file, write
 from narrative.errors import InvalidInput, InvalidParameter
 
 # What a training leaves in its folder.
@@ -65,7 +67,7 @@ def import_adapter(
     with open_client(url, api_key) as client, err.status("publishing"), file.open("rb") as opened:
         adapter = client.request("POST", "/v1/adapters", data=data, files={"file": (file.name, opened)}).json()
     shown = f'{adapter["name"]} is ready for {adapter["training"]["base"]}: narrate picture "..." --adapter '
-    out.print(f"{shown}{adapter['name']}", highlight=False, soft_wrap=True)
+    out.print(f"{shown}{adapter['name']}", soft_wrap=True)
 
 
 @app.command("export")
@@ -80,17 +82,24 @@ def export_adapter(
 ) -> None:
     """Write an adapter as a .safetensors file."""
     path = output or Path(f"{name}.safetensors")
+    check_file(path)
     with open_client(url, api_key) as client, err.status("fetching"):
-        content = client.request("GET", f"/v1/adapters/{name}/weights", params={"format": form.value}).content
-    path.write_bytes(content)
-    out.print(str(path), highlight=False, soft_wrap=True)
+        content = client.request("GET", f"{_path(name)}/weights", params={"format": form.value}).content
+    write(path, content)
+    out.print(str(path), soft_wrap=True)
 
 
 @app.command("rm")
 def remove_adapter(name: Name, url: Url = None, api_key: ApiKey = "") -> None:
     """Remove an adapter; nobody can draw with it any more."""
     with open_client(url, api_key) as client:
-        client.request("DELETE", f"/v1/adapters/{name}")
+        client.request("DELETE", _path(name))
+
+
+def _path(name: str) -> str:
+    if not name:
+        raise InvalidParameter("name the adapter; `narrate adapters list` shows those there are", field="name")
+    return f"/v1/adapters/{quote(name, safe='')}"
 
 
 def weights_file(path: Path) -> Path:

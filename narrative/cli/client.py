@@ -11,8 +11,8 @@ import httpx
 from httpx_sse import connect_sse
 
 from narrative.cli.supervisor import running_ensemble, state_file
-from narrative.errors import NarrativeError, ServiceUnavailable
-from narrative.settings import CommonSettings
+from narrative.errors import InvalidParameter, NarrativeError, ServiceUnavailable
+from narrative.settings import CommonSettings, read_settings
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 RECONNECTS = 12
@@ -38,12 +38,20 @@ class Client:
     Args:
         url: base URL of the gateway.
         api_key: sent as a bearer token; empty for none.
+
+    Raises:
+        InvalidParameter: no URL, or no key.
     """
 
     def __init__(self, url: str, api_key: str = "") -> None:
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidParameter("the API key has characters that no key has; printable ASCII is accepted")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        # No read timeout: a synchronous transcription of a long recording answers when it is done.
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10.0, read=None))
+        try:
+            # No read timeout: a synchronous transcription of a long recording answers when it is done.
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10.0, read=None))
+        except httpx.InvalidURL as error:
+            raise InvalidParameter(f"{url!r} is no URL: {error}", field="url") from error
         self.url = url
 
     def __enter__(self) -> "Client":
@@ -58,6 +66,7 @@ class Client:
         Raises:
             ApiError: the gateway refused; the message is the problem's detail.
             ServiceUnavailable: nobody answers at the URL.
+            InvalidParameter: something in it is no text.
         """
         try:
             response = self._http.request(method, path, **kwargs)
@@ -67,7 +76,9 @@ class Client:
             ) from error
         except httpx.HTTPError as error:
             raise ServiceUnavailable(f"{self.url}: {error}") from error
-        if response.is_error:
+        except UnicodeEncodeError as error:
+            raise InvalidParameter(f"{error.object!r} is no text in UTF-8") from error
+        if not response.is_success:
             raise ApiError(_detail(response))
         return response
 
@@ -113,7 +124,7 @@ class Client:
 def open_client(url: str | None, api_key: str) -> Client:
     """A client of ``url``, else of the ensemble that runs on this machine, else of the default address."""
     if not url:
-        state = running_ensemble(state_file(CommonSettings().data_dir))
+        state = running_ensemble(state_file(read_settings(CommonSettings).data_dir))
         url = str(state["url"]) if state else DEFAULT_URL
     return Client(url, api_key)
 

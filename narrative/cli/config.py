@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 from pydantic_settings import BaseSettings
 from rich.table import Table
+from rich.text import Text
 
 from narrative.cli.console import err, out
 from narrative.errors import NotFound
-from narrative.settings import CommonSettings
+from narrative.settings import CommonSettings, read_settings
 
 ENTRY_POINTS = "narrative.settings"
 
@@ -32,7 +33,7 @@ def config(
         try:
             settings = CommonSettings if name == "common" else points[name].load()
         except ImportError as error:
-            err.print(f"[yellow]{name} is not installed here:[/] {error}")
+            err.print(f"{name} is not installed here: {error}", style="yellow")
             continue
         table = settings_table(name, settings, changed)
         if table.row_count:
@@ -43,7 +44,7 @@ def settings_table(name: str, settings: type[BaseSettings], changed: bool) -> Ta
     """A table of one settings class."""
     table = Table("variable", "value", "meaning", title=name, title_justify="left", expand=True)
     prefix = settings.model_config.get("env_prefix", "")
-    values = settings()
+    values = read_settings(settings)
     for field_name, field in settings.model_fields.items():
         if field.exclude:
             continue
@@ -53,5 +54,5 @@ def settings_table(name: str, settings: type[BaseSettings], changed: bool) -> Ta
             continue
         shown = "•••" if value and "secret" in str(field.annotation).lower() else str(value)
         variable = f"{prefix}{field_name}".upper()
-        table.add_row(variable, shown if is_default else f"[bold]{shown}[/]", field.description or "")
+        table.add_row(variable, Text(shown, "" if is_default else "bold"), field.description or "")
     return table

@@ -9,6 +9,7 @@ import typer
 from narrative.cli.adapters import Adapters, adapter_options
 from narrative.cli.client import open_client
 from narrative.cli.console import ApiKey, Url, err
+from narrative.cli.output import check_file
 from narrative.cli.picture import save
 from narrative.errors import InvalidParameter
 
@@ -38,6 +39,7 @@ def edit(
     api_key: ApiKey = "",
 ) -> None:
     """Edit a picture by an instruction, with a model trained by the pix2pix recipe."""
+    check_file(output)
     wanted: dict[str, Any] = {
         "prompt": instruction,
         "model": model,

@@ -21,12 +21,12 @@ from narrative.cli.models import pull_all
 from narrative.cli.supervisor import Supervisor, running_ensemble, state_file, stop_ensemble
 from narrative.errors import NarrativeError, ServiceUnavailable
 from narrative.profiles import load_profile
-from narrative.settings import CommonSettings
+from narrative.settings import CommonSettings, read_settings
 
 READY_TIMEOUT_S = 180.0
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 
-Port = Annotated[int, typer.Option(help="Port of the gateway; 0 for a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 for a free one.")]
 ProfileName = Annotated[str, typer.Option(help="Profile to run.")]
 
 
@@ -45,21 +45,21 @@ def up(
 def down() -> None:
     """Stop the ensemble that runs on this machine."""
     with err.status("stopping"):
-        stopped = stop_ensemble(state_file(CommonSettings().data_dir))
+        stopped = stop_ensemble(state_file(read_settings(CommonSettings).data_dir))
     err.print("stopped" if stopped else "nothing was running")
 
 
 def status() -> None:
     """Show whether an ensemble runs on this machine, and where."""
-    state = running_ensemble(state_file(CommonSettings().data_dir))
+    state = running_ensemble(state_file(read_settings(CommonSettings).data_dir))
     if state is None:
         err.print("no ensemble runs here; start one with `narrate up`")
         raise typer.Exit(1)
-    out.print(f"{'ready' if state['ready'] else 'starting'} at {state['url']}", highlight=False)
+    out.print(f"{'ready' if state['ready'] else 'starting'} at {state['url']}")
     processes = state["processes"]
     assert isinstance(processes, dict)
     for name, pid in processes.items():
-        out.print(f"  {name:<12} pid {pid}", highlight=False)
+        out.print(f"  {name:<12} pid {pid}")
 
 
 @asynccontextmanager
@@ -79,7 +79,7 @@ async def ensemble(port: int, profile_name: str, *, show_logs: bool) -> AsyncIte
         if showing:
             err.print(Text.assemble((f"{name:<12}", colour.get(name, "bold")), " ", line))
 
-    supervisor = Supervisor(profile, CommonSettings().data_dir, port, on_line)
+    supervisor = Supervisor(profile, read_settings(CommonSettings).data_dir, port, on_line)
     watching: asyncio.Task[None] | None = None
     try:
         await supervisor.start()
@@ -112,9 +112,8 @@ async def _foreground(port: int, profile: str) -> None:
     try:
         async with ensemble(port, profile, show_logs=True) as supervisor:
             started = True
-            err.print(
-                f"[bold green]ready[/] at [bold]{supervisor.url}[/]  (API at {supervisor.url}/docs, Ctrl-C stops)"
-            )
+            where = f"  (API at {supervisor.url}/docs, Ctrl-C stops)"
+            err.print(Text.assemble(("ready", "bold green"), " at ", (supervisor.url, "bold"), where))
             await stopping.wait()
             err.print("stopping")
     except asyncio.CancelledError:
@@ -125,7 +124,7 @@ async def _foreground(port: int, profile: str) -> None:
 
 
 def _detached(port: int, profile: str) -> None:
-    settings = CommonSettings()
+    settings = read_settings(CommonSettings)
     pull_all(Catalogue().for_profile(profile))
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     log = settings.data_dir / "logs" / "supervisor.log"
@@ -142,7 +141,7 @@ def _detached(port: int, profile: str) -> None:
                 raise NarrativeError(f"the ensemble did not start:\n{log.read_text(errors='replace')[-3000:]}")
             state = running_ensemble(state_file(settings.data_dir))
             if state is not None and state["supervisor"] == process.pid and state["ready"]:
-                out.print(str(state["url"]), highlight=False)
+                out.print(str(state["url"]))
                 return
             time.sleep(0.1)
     process.terminate()
@@ -153,7 +152,7 @@ async def _show_start(supervisor: Supervisor) -> None:
     def table() -> Table:
         rows = Table.grid(padding=(0, 2))
         for managed in supervisor.processes:
-            mark = "[green]✓[/]" if managed.ready else "[yellow]…[/]"
+            mark = Text("✓", "green") if managed.ready else Text("…", "yellow")
             rows.add_row(mark, managed.name, "ready" if managed.ready else "starting")
         return rows
 

@@ -21,7 +21,7 @@ def gpus(url: Url = None, api_key: ApiKey = "") -> None:
         out.print(_table("on no device", state["away"]))
     for waiting in state["waiting"]:
         line = f"{waiting['owner']} waits for {size(waiting['num_bytes'])} for {waiting['model']}"
-        out.print(f"{line}, {waiting['waited_s']:.1f} s so far", highlight=False)
+        out.print(f"{line}, {waiting['waited_s']:.1f} s so far")
 
 
 def size(num_bytes: int) -> str:

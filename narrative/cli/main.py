@@ -9,17 +9,15 @@ from narrative.cli import (
     config,
     edit,
     ensemble,
-    evaluate,
     gpus,
-    grid,
     models,
     picture,
     plan,
+    programs,
     story,
-    train,
     transcribe,
 )
-from narrative.cli.console import err
+from narrative.cli.console import print_error
 from narrative.errors import NarrativeError
 
 app = typer.Typer(
@@ -35,21 +33,9 @@ app.command("story")(story.story)
 app.command("transcribe")(transcribe.transcribe)
 app.command("picture")(picture.picture)
 app.command("edit")(edit.edit)
-app.command(
-    "train",
-    add_help_option=False,  # Recipes have help of their own.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)(train.train)
-app.command(
-    "evaluate",
-    add_help_option=False,  # The evaluation has help of its own.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)(evaluate.evaluate)
-app.command(
-    "grid",
-    add_help_option=False,  # The grid has help of its own.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)(grid.grid)
+app.command("train", add_help_option=False, context_settings=programs.SETTINGS)(programs.train)
+app.command("evaluate", add_help_option=False, context_settings=programs.SETTINGS)(programs.evaluate)
+app.command("grid", add_help_option=False, context_settings=programs.SETTINGS)(programs.grid)
 app.command("gpus")(gpus.gpus)
 app.command("plan")(plan.plan)
 app.command("config")(config.config)
@@ -62,7 +48,10 @@ def main() -> None:
     try:
         app()
     except NarrativeError as error:
-        err.print(f"[bold red]{error.title}:[/] {error.message}", highlight=False)
+        print_error(error.title, error.message)
+        sys.exit(1)
+    except OSError as error:
+        print_error("Refused by the system", f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

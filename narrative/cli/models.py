@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from narrative.catalogue import Catalogue, ModelEntry
 from narrative.cli.console import err, out
 from narrative.errors import NarrativeError, WeightsMissing
-from narrative.settings import CommonSettings
+from narrative.settings import CommonSettings, read_settings
 from narrative.weights import pull
 
 app = typer.Typer(no_args_is_help=True)
@@ -19,7 +20,7 @@ Names = Annotated[list[str] | None, typer.Argument(help="Models by catalogue id;
 @app.command("list")
 def list_models() -> None:
     """Show every model of the catalogue and whether its weights are here."""
-    catalogue, folder = Catalogue(), CommonSettings().models_dir
+    catalogue, folder = Catalogue(), read_settings(CommonSettings).models_dir
     table = Table("model", "task", "size", "licence", "profiles", "here")
     for entry in catalogue:
         size = f"{entry.size_bytes / 1e6:,.0f} MB" if entry.size_bytes else "?"
@@ -37,27 +38,27 @@ def pull_models(names: Names = None, profile: ProfileOption = "embedded") -> Non
 @app.command("verify")
 def verify_models(names: Names = None, profile: ProfileOption = "embedded") -> None:
     """Read every weights file and check it against its digest."""
-    catalogue, folder = Catalogue(), CommonSettings().models_dir
+    catalogue, folder = Catalogue(), read_settings(CommonSettings).models_dir
     failed = False
     for entry in _select(names, profile):
         try:
             catalogue.verify(entry, folder, thorough=True)
-            out.print(f"[green]ok[/]      {entry.id}")
+            out.print(Text.assemble(("ok", "green"), f"      {entry.id}"))
         except NarrativeError as error:
             failed = True
             word = "missing" if isinstance(error, WeightsMissing) else "corrupt"
-            out.print(f"[red]{word}[/] {entry.id}: {error.message}", highlight=False)
+            out.print(Text.assemble((word, "red"), f" {entry.id}: {error.message}"), soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 
 
 def pull_all(entries: list[ModelEntry]) -> None:
     """Pulls models one after the other and says what it is doing."""
-    catalogue, folder = Catalogue(), CommonSettings().models_dir
+    catalogue, folder = Catalogue(), read_settings(CommonSettings).models_dir
     for entry in entries:
         with err.status(f"{entry.id}: checking") as status:
             path = pull(catalogue, entry, folder, lambda line, entry=entry: status.update(f"{entry.id}: {line}"))  # type: ignore[misc]
-        err.print(f"[green]✓[/] {entry.id} [dim]{path}[/]", highlight=False)
+        err.print(Text.assemble(("✓", "green"), f" {entry.id} ", (str(path), "dim")), soft_wrap=True)
 
 
 def _select(names: list[str] | None, profile: str) -> list[ModelEntry]:

@@ -1,6 +1,7 @@
 """`narrate picture`: a picture from a prompt."""
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 from narrative.cli.adapters import Adapters, adapter_options
 from narrative.cli.client import open_client
 from narrative.cli.console import ApiKey, Url, err, out
+from narrative.cli.output import check_file, write
 
 
 def picture(
@@ -41,9 +43,12 @@ def picture(
         "adapters": adapter_options(adapter),
         "response_format": "b64_json",
     }
-    body = {key: value for key, value in wanted.items() if value not in ("", None)}
+    # httpx would not send "nan"; the gateway says what is accepted.
+    body = json.dumps({key: value for key, value in wanted.items() if value not in ("", None)})
+    headers = {"Content-Type": "application/json"}
+    check_file(output)
     with open_client(url, api_key) as client, err.status("drawing"):
-        answer = client.request("POST", "/v1/images/generations", json=body).json()
+        answer = client.request("POST", "/v1/images/generations", content=body, headers=headers).json()
     save(answer["data"], output)
 
 
@@ -51,5 +56,5 @@ def save(pictures: Sequence[Mapping[str, Any]], output: Path) -> None:
     """Writes pictures of an answer and says where; several get numbers."""
     for index, picture in enumerate(pictures):
         path = output if len(pictures) == 1 else output.with_stem(f"{output.stem}-{index}")
-        path.write_bytes(base64.b64decode(picture["b64_json"]))
-        out.print(str(path), highlight=False, soft_wrap=True)
+        write(path, base64.b64decode(picture["b64_json"]))
+        out.print(str(path), soft_wrap=True)

@@ -94,17 +94,17 @@ def plan(
         cost = f"{turn.weight_bytes / copy_gb_s / 1e9:.2f} s" if swaps else "-"
         table.add_row(turn.stage, turn.model, size(turn.weight_bytes), size(turn.num_bytes), place, cost)
     out.print(table)
-    out.print(f"{size(made.left_bytes)} are left, after {size(RESERVE_BYTES)} for CUDA contexts.", highlight=False)
+    out.print(f"{size(made.left_bytes)} are left, after {size(RESERVE_BYTES)} for CUDA contexts.")
     if made.swaps:
         line = f"Bringing in is reckoned at {copy_gb_s:g} GB/s (--copy-gb-s), not measured."
-        out.print(line, highlight=False)
+        out.print(line)
         pinned = [turn.model for turn in made.stays if not turn.stays]
         if pinned:
-            out.print(f"Set NARRATIVE_RESIDENCY__PINNED='{json.dumps(pinned)}'.", highlight=False, markup=False)
+            out.print(f"Set NARRATIVE_RESIDENCY__PINNED='{json.dumps(pinned)}'.")
     for turn in servers:
         least, most = shares(turn, made, total)
         more = f" (up to {most:.2f}, for a larger KV cache)" if most > least else ""
         line = f"Start the server of {turn.model} with --gpu-memory-utilization {least:.2f}{more}"
         if llm_sleeps:
             line += f" --enable-sleep-mode, and set NARRATIVE_PROMPT__RESIDENCY_BYTES={turn.num_bytes}"
-        out.print(f"{line}.", highlight=False)
+        out.print(f"{line}.")

@@ -14,6 +14,7 @@ from narrative.cli.adapters import Adapters, adapter_options
 from narrative.cli.client import ApiError, Client, open_client
 from narrative.cli.console import ApiKey, Url, err, out
 from narrative.cli.ensemble import ensemble
+from narrative.cli.output import check_folder
 from narrative.errors import InvalidParameter
 
 Recording = Annotated[Path, typer.Argument(help="Audio or video file: wav, flac, mp3, m4a, ogg, webm, mp4, mkv.")]
@@ -56,6 +57,7 @@ def story(
     }
     chosen = {key: value for key, value in options.items() if value not in ("", None)}
     folder = output or Path("stories") / file.stem
+    check_folder(folder)
     if start:
         asyncio.run(_with_ensemble(file, folder, chosen, stages, api_key))
     else:
@@ -86,7 +88,7 @@ def make_story(client: Client, file: Path, folder: Path, options: dict[str, Any]
         show_stages(told)
     else:
         show_summary(told)
-    out.print(f"story: {folder / 'story.html'}", highlight=False, soft_wrap=True)
+    out.print(f"story: {folder / 'story.html'}", soft_wrap=True)
 
 
 def follow(client: Client, narrative_id: str) -> None:
@@ -96,7 +98,7 @@ def follow(client: Client, narrative_id: str) -> None:
         ApiError: it failed or was cancelled; says why.
     """
     columns = (
-        TextColumn("{task.description:<28}"),
+        TextColumn("{task.description:<28}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
@@ -107,7 +109,7 @@ def follow(client: Client, narrative_id: str) -> None:
         def show(name: str, fraction: float, note: str = "") -> None:
             if progress is None:
                 if note:
-                    err.print(note, highlight=False)
+                    err.print(note)
                 return
             if name not in bars:
                 bars[name] = progress.add_task(name, total=1.0)

@@ -8,6 +8,7 @@ import typer
 
 from narrative.cli.client import open_client
 from narrative.cli.console import ApiKey, Url, err, out
+from narrative.cli.output import check_file, write
 from narrative.cli.story import Recording
 from narrative.errors import InvalidParameter
 
@@ -35,12 +36,14 @@ def transcribe(
     """Transcribe a recording and say who spoke."""
     if not file.is_file():
         raise InvalidParameter(f"{file}: no such file")
+    if output is not None:
+        check_file(output)
     asked = {"response_format": form.value, "language": language, "model": model}
     fields = {name: value for name, value in asked.items() if value}
     with open_client(url, api_key) as client, err.status(f"transcribing {file.name}"), file.open("rb") as audio:
         answer = client.request("POST", "/v1/audio/transcriptions", files={"file": (file.name, audio)}, data=fields)
     if output is None:
-        out.print(answer.text, highlight=False, markup=False, soft_wrap=True)
+        out.print(answer.text, soft_wrap=True)
     else:
-        output.write_bytes(answer.content)
+        write(output, answer.content)
         err.print(f"wrote {output}")

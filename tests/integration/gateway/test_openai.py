@@ -45,6 +45,14 @@ async def test_verbose_transcriptions_know_who_spoke(api: Api) -> None:
     assert answer["words"][0] == {"word": "a", "start": 0.0, "end": 0.3, "speaker": "SPEAKER_00"}
 
 
+async def test_a_model_that_there_is_not_is_named_as_it_was_asked_for(api: Api) -> None:
+    files = {"file": ("talk.wav", wav())}
+    response = await api.http.post("/v1/audio/transcriptions", files=files, data={"model": "imaginary"})
+    assert response.status_code == 422
+    assert response.json()["field"] == "model"
+    assert response.json()["detail"] == "model: 'imaginary' is not known; there are fake-asr"
+
+
 async def test_silence_is_refused(api: Api) -> None:
     api.ensemble.script.lines = []
     response = await api.http.post("/v1/audio/transcriptions", files={"file": ("talk.wav", wav())})

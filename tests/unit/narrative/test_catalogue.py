@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from narrative.catalogue import Catalogue
-from narrative.errors import ModelNotFound, WeightsCorrupt, WeightsError, WeightsMissing
+from narrative.errors import ModelNotFound, NotFound, WeightsCorrupt, WeightsError, WeightsMissing
 from narrative.weights import pull
 
 CONTENT = {"weights.bin": b"one" + b"two", "config.json": b"{}"}
@@ -161,6 +161,8 @@ def test_a_malformed_entry_names_the_file(tmp_path: Path) -> None:
 
 
 def test_the_catalogue_we_ship_is_well_formed_and_feeds_the_embedded_profile() -> None:
+    with pytest.raises(NotFound, match=r"no profile 'embeded' has models; these have: .*embedded"):
+        Catalogue().for_profile("embeded")
     tasks = {entry.task for entry in Catalogue().for_profile("embedded")}
 
     assert {"transcription", "speaker-embedding", "scene-writing"} <= tasks

@@ -1,0 +1,87 @@
+"""The command line against what people give it: one line that says what was wrong, whatever is in it."""
+
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from narrative.cli import main
+from narrative.cli.adapter_files import _path
+from narrative.cli.client import Client
+from narrative.cli.output import check_file, check_folder, write
+from narrative.errors import InvalidParameter
+
+
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that fails writes to standard error."""
+    monkeypatch.setattr(sys, "argv", ["narrate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["[/x].wav", "[red]a[/].wav", ":b:.wav", "a " * 60 + ".wav"])
+def test_names_are_shown_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert told(monkeypatch, capsys, "story", name) == f"Invalid parameter: {name}: no such file\n"
+
+
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(file / "below"))
+    assert told(monkeypatch, capsys, "status") == "no ensemble runs here; start one with `narrate up`\n"
+    monkeypatch.setattr("narrative.cli.ensemble.pull_all", lambda _: None)
+    assert told(monkeypatch, capsys, "up") == f"Refused by the system: {file / 'below' / 'logs'}: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--url", "http://[::"), "'http://[::' is no URL"),
+        (("--url", "elsewhere"), "missing an 'http://'"),
+        (("--api-key", "ключ"), "the API key has characters"),
+        (("--api-key", "a\nb"), "the API key has characters"),
+    ],
+)
+def test_no_gateway_and_no_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in told(monkeypatch, capsys, "gpus", *arguments)
+
+
+def test_an_adapter_is_no_path() -> None:
+    assert (
+        httpx.URL("http://gateway" + _path("../datasets/x?a#b")).raw_path == b"/v1/adapters/..%2Fdatasets%2Fx%3Fa%23b"
+    )
+    with pytest.raises(InvalidParameter, match="name the adapter"):
+        _path("")
+
+
+def test_text_that_is_none_is_named() -> None:
+    with Client("http://127.0.0.1:1") as client, pytest.raises(InvalidParameter, match=r"udcff.*no text in UTF-8"):
+        client.request("POST", "/v1/images/edits", data={"prompt": "\udcff"})
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    check_file(file)
+    check_file(tmp_path / "new" / "folder" / "a.png")
+    check_folder(tmp_path / "new")
+    assert sorted(tmp_path.iterdir()) == [file]
+    with pytest.raises(InvalidParameter, match="is a folder; name a file"):
+        check_file(tmp_path)
+    for check in (check_file, check_folder):
+        with pytest.raises(InvalidParameter, match=r"file is no folder"):
+            check(file / "a")
+    with pytest.raises(InvalidParameter, match="is no folder"):
+        check_folder(file)
+
+    write(tmp_path / "new" / "a.png", b"png")
+    assert (tmp_path / "new" / "a.png").read_bytes() == b"png"
