@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from httpx_sse import connect_sse
 
-from narrative.cli.supervisor import running_ensemble, state_file
+from narrative.cli.running import running_ensemble, state_file
 from narrative.errors import InvalidParameter, NarrativeError, ServiceUnavailable
 from narrative.settings import CommonSettings, read_settings
 

@@ -18,7 +18,8 @@ from rich.text import Text
 from narrative.catalogue import Catalogue
 from narrative.cli.console import err, out
 from narrative.cli.models import pull_all
-from narrative.cli.supervisor import Supervisor, running_ensemble, state_file, stop_ensemble
+from narrative.cli.running import running_ensemble, state_file, stop_ensemble
+from narrative.cli.supervisor import Supervisor
 from narrative.errors import NarrativeError, ServiceUnavailable
 from narrative.profiles import load_profile
 from narrative.settings import CommonSettings, read_settings

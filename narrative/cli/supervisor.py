@@ -1,14 +1,12 @@
 """Runs the processes of a profile on this machine: start, wait until ready, restart what dies, stop in order."""
 
 import asyncio
-import contextlib
 import json
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +14,13 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from narrative.cli.running import STOP_TIMEOUT_S, running_ensemble, start_time, state_file
 from narrative.errors import Conflict, ServiceUnavailable
 from narrative.profiles import ProcessSpec, Profile
 
-STOP_TIMEOUT_S = 40.0
-RESTART_DELAY_S = 1.0
+RESTART_DELAY_S, LONGEST_DELAY_S = 1.0, 30.0
+# A process that ran for this long and exits is no longer one that cannot start.
+STEADY_S = 300.0
 LOG_TAIL_LINES = 15
 
 LineSink = Callable[[str, str], None]
@@ -56,7 +56,6 @@ class Supervisor:
         self._profile = profile
         self._state_file = state_file(data_dir)
         self._on_line = on_line
-        self._stopping = False
         ports = {name: free_port() for name in profile.processes}
         if gateway_port:
             ports["gateway"] = gateway_port
@@ -115,24 +114,27 @@ class Supervisor:
 
     async def watch(self) -> None:
         """Restarts processes that exit, until cancelled."""
-        while True:
-            running = {asyncio.create_task(m.process.wait()): m for m in self.processes if m.process is not None}
-            try:
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in running:
-                    task.cancel()
-            for task in done:
-                managed = running[task]
-                managed.restarts += 1
-                self._on_line("supervisor", f"{managed.name} exited with status {task.result()}; starting it again")
-                await asyncio.sleep(min(30.0, RESTART_DELAY_S * 2 ** min(5, managed.restarts - 1)))
-                await self._spawn(managed)
+        async with asyncio.TaskGroup() as group:
+            for managed in self.processes:
+                group.create_task(self._keep(managed))
+
+    async def _keep(self, managed: Managed) -> None:
+        while managed.process is not None:
+            began_s = time.monotonic()
+            status = await managed.process.wait()
+            if time.monotonic() - began_s > STEADY_S:
+                managed.restarts = 0
+            self._on_line("supervisor", f"{managed.name} exited with status {status}; starting it again")
+            await asyncio.sleep(min(LONGEST_DELAY_S, RESTART_DELAY_S * 2 ** min(5, managed.restarts)))
+            managed.restarts += 1
+            await self._spawn(managed)
             self._write_state(ready=True)
 
     async def stop(self) -> None:
-        """Stops all processes, the gateway first, and removes the state file."""
-        self._stopping = True
+        """Stops all processes, the gateway first, and removes the state file; does nothing where none was started."""
+        if all(managed.process is None for managed in self.processes):
+            # The state file may be that of another ensemble, for which this one was refused.
+            return
         for managed in reversed(self.processes):
             if managed.process is not None and managed.process.returncode is None:
                 managed.process.terminate()
@@ -168,54 +170,23 @@ class Supervisor:
     async def _read(self, managed: Managed, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         with managed.log.open("ab") as log:
-            while chunk := await process.stdout.readline():
-                log.write(chunk)
+            async for line in _lines(process.stdout):
+                log.write(line)
                 log.flush()
-                self._on_line(managed.name, chunk.decode(errors="replace").rstrip())
+                self._on_line(managed.name, line.decode(errors="replace").rstrip())
 
     def _write_state(self, *, ready: bool) -> None:
         pids = {m.name: m.process.pid for m in self.processes if m.process is not None}
-        state = {"url": self.url, "ready": ready, "supervisor": os.getpid(), "processes": pids}
+        state = {
+            "url": self.url,
+            "ready": ready,
+            "supervisor": os.getpid(),
+            "started": start_time(os.getpid()),
+            "processes": pids,
+        }
         temporary = self._state_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(state))
         temporary.replace(self._state_file)
-
-
-def state_file(data_dir: Path) -> Path:
-    """Where a running ensemble says who and where it is."""
-    return data_dir / "ensemble.json"
-
-
-def running_ensemble(path: Path) -> dict[str, object] | None:
-    """The state of the ensemble that runs on this machine, or None."""
-    try:
-        state: dict[str, object] = json.loads(path.read_text())
-        os.kill(int(str(state["supervisor"])), 0)
-    except (OSError, ValueError, KeyError):
-        return None
-    return state
-
-
-def stop_ensemble(path: Path, timeout_s: float = 2 * STOP_TIMEOUT_S) -> bool:
-    """Stops the ensemble of a state file, also one whose supervisor was killed.
-
-    Returns:
-        Whether anything ran.
-    """
-    try:
-        state = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    supervised = running_ensemble(path) is not None
-    pids = [state["supervisor"]] if supervised else [pid for pid in state["processes"].values() if _is_ours(pid)]
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + timeout_s
-    while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    path.unlink(missing_ok=True)
-    return bool(pids)
 
 
 async def is_ready(spec: ProcessSpec, port: int) -> bool:
@@ -255,20 +226,15 @@ def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
         return ""
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        status = Path(f"/proc/{pid}/stat")
-        # A zombie answers to signals, but has ended.
-        return not status.exists() or status.read_text().rsplit(")", 1)[-1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _is_ours(pid: int) -> bool:
-    """Whether a process id still belongs to a process of the ensemble and not to a newer stranger."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return _is_alive(pid)
-    return b"services." in command or b"gateway" in command
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Lines as they come; one larger than the buffer comes in parts, for who is not read stands still."""
+    while True:
+        try:
+            line = await stream.readuntil(b"\n")
+        except asyncio.LimitOverrunError as error:
+            line = await stream.readexactly(error.consumed)
+        except asyncio.IncompleteReadError as error:
+            line = error.partial
+        if not line:
+            return
+        yield line

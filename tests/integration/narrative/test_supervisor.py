@@ -1,6 +1,7 @@
 """The supervisor over real processes."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from narrative.cli.supervisor import Supervisor, is_ready, running_ensemble, state_file, stop_ensemble
+from narrative.cli.running import running_ensemble, state_file, stop_ensemble
+from narrative.cli.supervisor import Supervisor, is_ready
 from narrative.errors import Conflict, ServiceUnavailable
 from narrative.profiles import ProcessSpec, Profile
 
@@ -67,8 +69,14 @@ async def test_a_process_that_dies_is_started_again(supervisor: Supervisor) -> N
 
 
 async def test_a_second_ensemble_is_refused(supervisor: Supervisor, tmp_path: Path) -> None:
+    second = Supervisor(profile(), tmp_path, gateway_port=0)
     with pytest.raises(Conflict, match="narrate down"):
-        await Supervisor(profile(), tmp_path, gateway_port=0).start()
+        await second.start()
+    await second.stop()
+
+    state = running_ensemble(state_file(tmp_path))
+    assert state is not None
+    assert state["url"] == supervisor.url
 
 
 async def test_a_taken_port_is_named(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -86,6 +94,25 @@ async def test_a_process_that_cannot_start_shows_why(tmp_path: Path, monkeypatch
     with pytest.raises(ServiceUnavailable, match="the weights are missing"):
         await supervisor.wait_ready(timeout_s=20)
     await supervisor.stop()
+
+
+async def test_long_lines_do_not_hold_it_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PROGRAMS))
+    supervisor = Supervisor(profile("talkative_program"), tmp_path, gateway_port=0)
+    await supervisor.start()
+
+    await supervisor.wait_ready(timeout_s=20)  # It is ready when it has said what it has to say.
+
+    assert supervisor.processes[0].log.read_text() == "a" * 300_000 + "\nb\n"
+    await supervisor.stop()
+
+
+def test_a_stranger_with_the_number_of_a_supervisor_is_left_alone(tmp_path: Path) -> None:
+    state = {"url": "http://127.0.0.1:1", "ready": True, "supervisor": os.getpid(), "started": "1", "processes": {}}
+    state_file(tmp_path).write_text(json.dumps(state))
+
+    assert running_ensemble(state_file(tmp_path)) is None
+    assert stop_ensemble(state_file(tmp_path)) is False
 
 
 def test_stopping_nothing_says_so(tmp_path: Path) -> None:

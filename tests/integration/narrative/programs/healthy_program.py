@@ -13,5 +13,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-print("hello from", os.getpid(), flush=True)
-HTTPServer(("127.0.0.1", int(os.environ["PROGRAM_PORT"])), Handler).serve_forever()
+def serve() -> None:
+    HTTPServer(("127.0.0.1", int(os.environ["PROGRAM_PORT"])), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    print("hello from", os.getpid(), flush=True)
+    serve()
