@@ -6,7 +6,7 @@ from typing import Any
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
-from narrative.errors import NarrativeError, ServiceUnavailable
+from narrative.errors import DeadlineExceeded, NarrativeError, ServiceUnavailable
 from narrative.runtime.channel import call_metadata, open_channel, rpc_errors
 from narrative.v1 import trainer_pb2, trainer_pb2_grpc
 
@@ -71,10 +71,14 @@ class Trainer:
 
     async def _ask(self, method: str, request: Any) -> Any:
         stub = self._stub()
-        with rpc_errors("trainer"):
-            return await getattr(stub, method)(
-                request, timeout=self._settings.list_deadline_s, metadata=call_metadata()
-            )
+        try:
+            with rpc_errors("trainer"):
+                return await getattr(stub, method)(
+                    request, timeout=self._settings.list_deadline_s, metadata=call_metadata()
+                )
+        except DeadlineExceeded as error:
+            # Nothing of this takes time: a trainer that does not answer is down, however its connection looks.
+            raise ServiceUnavailable("trainer does not answer", retry_after_s=1.0) from error
 
     def _stub(self) -> Any:
         if self._channel is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -283,6 +284,11 @@ async def test_without_a_trainer_narratives_go_on(fakes: Ensemble, tmp_path: Pat
         assert response.status_code == 503
         assert "NARRATIVE_GATEWAY__TRAINER_TARGET" in response.json()["detail"]
         assert (await api.http.get("/v1/adapters")).json() == {"data": []}
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # Connections are made, and nobody answers.
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with serving(fakes, tmp_path, trainer_target=target, list_deadline_s=0.2) as api:
+            response = await api.http.get("/v1/recipes")
+            assert (response.status_code, response.json()["detail"]) == (503, "trainer does not answer")
     async with serving(fakes, tmp_path, trainer_target=f"127.0.0.1:{free_port()}") as api:
         ready = await api.http.get("/readyz")
         assert ready.status_code == 200
