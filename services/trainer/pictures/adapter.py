@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
 from narrative.errors import InvalidParameter
+from services.trainer import lora
 from services.trainer.pictures.base import BaseModel
 from services.trainer.pictures.config import LoraSettings
 
@@ -46,6 +47,7 @@ def add_adapter(base: BaseModel, settings: LoraSettings, *, seed: int, text_enco
         for parameter in trained(module):
             # Half precision would lose most of what a step adds.
             parameter.data = parameter.data.float()
+        lora.save_memory(module)
     return modules
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 from narrative.errors import Conflict, DatasetInvalid, InvalidParameter, NotFound, WeightsError
 from services.trainer.arguments import validated
 from services.trainer.progress import Progress
 from services.trainer.publishing import published_speech_model
 from services.trainer.recipes.whisper_lora.config import Config
+from services.trainer.recipes.whisper_lora.learner import token_losses
 from services.trainer.recipes.whisper_lora.train import run
 from services.trainer.speech.examples import SpeechExamples, label_frame
 from services.trainer.speech.publish import CARD, write_model
@@ -75,6 +77,23 @@ def test_features_and_labels_are_what_whisper_takes(tmp_path, write_wav, tiny_wh
 def test_a_language_the_model_does_not_know_is_refused(tiny_whisper):
     with pytest.raises(InvalidParameter, match="language 'xx' is none this model knows"):
         label_frame(load_whisper(tiny_whisper)[1], "xx")
+
+
+def test_losses_of_some_tokens_at_a_time_are_those_of_all_at_once():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 300, bias=False)
+    states, labels, weights = torch.randn(150, 16), torch.randint(300, (150,)), torch.rand(150)
+    found = []
+    for compute in (
+        lambda x: cross_entropy(head(x), labels, reduction="none"),
+        lambda x: token_losses(x, labels, head),
+    ):
+        head.zero_grad()
+        inputs = states.clone().requires_grad_()
+        losses = compute(inputs)
+        (losses * weights).sum().backward()
+        found.append((losses.detach(), inputs.grad, head.weight.grad))
+    assert all(torch.allclose(ours, plain, rtol=1e-5, atol=1e-6) for plain, ours in zip(*found, strict=True))
 
 
 def test_only_queries_and_values_are_adapted_and_the_result_is_whole(train, tmp_path):

@@ -6,13 +6,20 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 from transformers import WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from narrative.errors import InvalidParameter
+from services.trainer import lora
 from services.trainer.learner import Learner
 from services.trainer.recipes.whisper_lora.config import Config
 from services.trainer.speech.examples import IGNORED, Batch, SpeechExamples
+
+# Of some 52,000 scores each, and autograd keeps three tensors of them: 64 tokens are 40 MiB, 400 would be 250.
+_TOKENS_AT_ONCE = 64
 
 
 class WhisperLearner(Learner):
@@ -30,8 +37,7 @@ class WhisperLearner(Learner):
         torch.manual_seed(config.seed)
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
-            model.config.use_cache = False
-        lora = LoraConfig(
+        adapter = LoraConfig(
             r=config.rank,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
@@ -42,19 +48,28 @@ class WhisperLearner(Learner):
             with warnings.catch_warnings():
                 # peft asks transformers for something by its former name.
                 warnings.filterwarnings("ignore", category=FutureWarning)
-                self.adapted = cast("PeftModel", get_peft_model(model, lora))
+                self.adapted = cast("PeftModel", get_peft_model(model, adapter))
         except ValueError as error:
             raise InvalidParameter(f"target_modules: {error}", field="target_modules") from error
+        lora.save_memory(self.adapted)
         self.adapted.peft_config["default"].base_model_name_or_path = config.base_model
         self._validation, self._most, self._batch_size = validation, config.validation_clips, config.train_batch_size
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy of the tokens of each clip, then the mean over clips, so that long ones count no more."""
         labels = batch["labels"]
-        logits = self.adapted(input_features=batch["input_features"], labels=labels).logits
-        losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        whisper = cast("WhisperForConditionalGeneration", self.adapted.get_base_model())
+        # Any token serves as padding: it comes after all that counts.
+        padding, start = whisper.config.pad_token_id or 0, whisper.config.decoder_start_token_id
+        states = whisper.model(
+            input_features=batch["input_features"],
+            decoder_input_ids=shift_tokens_right(labels, padding, start),
+            use_cache=False,
+        ).last_hidden_state
         spoken = labels != IGNORED
-        return (losses.sum(1) / spoken.sum(1)).mean()
+        losses = token_losses(states[spoken], labels[spoken], whisper.proj_out)
+        shares = (spoken / spoken.sum(1, keepdim=True))[spoken]
+        return (losses * shares).sum() / len(labels)
 
     def save(self, folder: Path) -> None:
         """Writes the adapter; its embeddings are the base's own, so that nothing needs to be looked up in a hub."""
@@ -75,3 +90,23 @@ class WhisperLearner(Learner):
             )
             total += float(self(moved)) * len(positions)
         return total / count
+
+
+def token_losses(states: torch.Tensor, labels: torch.Tensor, head: nn.Module) -> torch.Tensor:
+    """The cross-entropy of each token, float32 (tokens,), without holding the scores of all of them.
+
+    Where there are many tokens, their scores are computed again, some at a time, when gradients are.
+
+    Args:
+        states: (tokens, width), the last ones of the decoder.
+        labels: int64 (tokens,).
+        head: gives each state a score for every token of the vocabulary.
+    """
+
+    def some(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(head(states).float(), labels, reduction="none")
+
+    if len(labels) <= _TOKENS_AT_ONCE:
+        return some(states, labels)
+    pieces = zip(torch.split(states, _TOKENS_AT_ONCE), torch.split(labels, _TOKENS_AT_ONCE), strict=True)
+    return torch.cat([cast("torch.Tensor", checkpoint(some, *piece, use_reentrant=False)) for piece in pieces])
