@@ -3,10 +3,15 @@
 Such a server must be out of reach for strangers: whoever reaches the endpoints used here can put it to sleep.
 """
 
+import time
+
 import httpx
+import structlog
 
 from narrative.errors import ServiceUnavailable
 
+log = structlog.get_logger()
+_LOOK_S = 0.5
 # Level 1 keeps the weights in host memory, adapters included; level 2 drops them.
 _LEVEL = "1"
 
@@ -24,20 +29,31 @@ class VllmServer:
     Args:
         url: base URL of its OpenAI-compatible API.
         timeout_s: longest that falling asleep or waking may take.
+        restart_wait_s: longest wait for a server that does not wake, until whatever supervises it has restarted it.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, restart_wait_s: float = 0.0) -> None:
         self._root = server_root(url)
         self._timeout_s = timeout_s
+        self._restart_wait_s = restart_wait_s
 
     def load(self, device: str) -> None:
-        """Wakes the server.
+        """Wakes the server. One that has died meanwhile is waited for: it reads its weights anew, and is awake.
 
         Raises:
-            ServiceUnavailable: it does not wake.
+            ServiceUnavailable: it does not wake, nor come back awake.
         """
-        self._post("/wake_up", {})
-        self._expect(asleep=False)
+        until_s = time.monotonic() + self._restart_wait_s
+        while True:
+            try:
+                self._post("/wake_up", {})
+                self._expect(asleep=False)
+                return
+            except ServiceUnavailable as error:
+                if time.monotonic() >= until_s or _is_refusal(error.__cause__):
+                    raise
+                log.warning("the LLM server does not wake; waiting for its restart", reason=error.message)
+            time.sleep(_LOOK_S)
 
     def offload(self) -> None:
         """Puts the server to sleep.
@@ -65,3 +81,8 @@ class VllmServer:
             raise ServiceUnavailable(f"the server at {self._root} does not say whether it sleeps: {error}") from error
         if is_asleep is not asleep:
             raise ServiceUnavailable(f"the server at {self._root} {'stays awake' if asleep else 'does not wake'}")
+
+
+def _is_refusal(cause: BaseException | None) -> bool:
+    """Whether the server answers that it has no such endpoint, which waiting does not change."""
+    return isinstance(cause, httpx.HTTPStatusError) and cause.response.is_client_error

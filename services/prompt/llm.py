@@ -228,7 +228,7 @@ class _Named:
 
 def _leases(settings: PromptSettings) -> ServerLeases:
     return ServerLeases(
-        VllmServer(settings.llm_url, settings.llm_timeout_s),
+        VllmServer(settings.llm_url, settings.llm_timeout_s, settings.startup_wait_s),
         settings.llm_model,
         int(settings.residency_bytes),
         settings.residency_device,

@@ -42,7 +42,10 @@ class PromptSettings(ServiceSettings):
     llm_max_tokens: int = Field(256, ge=32, description="Longest answer, in tokens.")
     llm_licence: str = Field("Apache-2.0", description="SPDX identifier of the licence of the model's weights.")
     startup_wait_s: float = Field(
-        120.0, ge=0, description="Seconds to wait at start for the LLM server; 0 starts without asking for it."
+        120.0,
+        ge=0,
+        description="Seconds to wait for the LLM server at start, and for its restart where it does not wake; "
+        "0 starts without asking for it.",
     )
 
     residency_target: str = Field("", description="gRPC name of the residency service; empty where there is none.")

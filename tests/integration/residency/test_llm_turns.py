@@ -22,11 +22,13 @@ class Vllm(ThreadingHTTPServer):
 
     asleep = False
     can_sleep = True
+    can_wake = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.posts: list[str] = []
         self.answered_asleep = 0
+        self.wake_failed = threading.Event()
 
     @property
     def url(self) -> str:
@@ -51,6 +53,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
             return
         self.server.posts.append(self.path)
+        if self.path == "/wake_up" and not self.server.can_wake:
+            self.server.wake_failed.set()
+            self.answer(500, {})
+            return
         if not self.server.can_sleep:
             self.answer(404, {})
             return
@@ -119,6 +125,35 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_no_lease(node: Nod
         await node.until(lambda state: not any(model.leases for model in state.models))
     finally:
         await asyncio.to_thread(llm.close)
+
+
+async def test_a_call_is_served_by_a_server_that_did_not_wake_and_was_restarted(node: Node, vllm: Vllm) -> None:
+    settings = PromptSettings(
+        llm_url=vllm.url, residency_target=node.target, residency_bytes=70, residency_device="host:0"
+    )
+    llm = OpenAiLlm(settings)
+    try:
+        await asyncio.to_thread(llm.take_turns)
+        vllm.can_wake = False
+        asking = asyncio.create_task(llm.ask([{"role": "user", "content": "x"}], {}))
+        assert await asyncio.to_thread(vllm.wake_failed.wait, 10)
+        vllm.asleep, vllm.can_wake = False, True
+
+        assert (await asking).text == "{}"
+        assert vllm.answered_asleep == 0
+        # It sleeps again for others, and wakes.
+        await asyncio.to_thread(hold, node.owner("diffusion", sdxl=(60, Noted())), "sdxl")
+        assert vllm.asleep
+        assert (await llm.ask([{"role": "user", "content": "x"}], {})).text == "{}"
+    finally:
+        await asyncio.to_thread(llm.close)
+
+
+def test_a_server_that_neither_wakes_nor_comes_back_is_named(vllm: Vllm) -> None:
+    vllm.asleep, vllm.can_wake = True, False
+    with pytest.raises(ServiceUnavailable, match="refused /wake_up"):
+        VllmServer(vllm.url, 5, restart_wait_s=0.1).load("host:0")
+    assert len(vllm.posts) > 1
 
 
 def test_a_server_without_sleep_mode_is_named(vllm: Vllm) -> None:
