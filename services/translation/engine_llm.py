@@ -1,6 +1,7 @@
 """Translation by a large language model behind any OpenAI-compatible server (vLLM, llama.cpp)."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Coroutine, Sequence
@@ -10,6 +11,9 @@ import openai
 from openai.types.shared_params import ResponseFormatJSONSchema
 
 from narrative.errors import DeadlineExceeded, InvalidInput, ModelOutputInvalid, ServiceUnavailable
+from narrative.runtime.residency import ResidencyClient
+from narrative.runtime.server_leases import ServerLeases
+from narrative.runtime.vllm import VllmServer
 from services.translation.engine import EngineInfo
 from services.translation.settings import TranslationSettings
 
@@ -54,9 +58,14 @@ class LlmEngine:
         self._thread: threading.Thread | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._slots: asyncio.Semaphore | None = None
+        self._leases: ServerLeases | None = None
 
     def load(self) -> None:
-        """Starts a loop of its own for the client; the server is not asked before the first text."""
+        """Starts a loop of its own for the client; the server is not asked before the first text.
+
+        Raises:
+            ServiceUnavailable: the server is to take turns, and does not fall asleep.
+        """
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="translation-llm", daemon=True)
         self._thread.start()
@@ -67,8 +76,14 @@ class LlmEngine:
             max_retries=1,
         )
         self._slots = asyncio.Semaphore(self._settings.llm_max_concurrency)
+        if self._settings.residency_target and self._settings.llm_bytes:
+            leases = _leases(self._settings)
+            leases.start()
+            self._leases = leases
 
     def close(self) -> None:
+        if self._leases is not None:
+            self._leases.close()
         if self._client and self._loop and self._thread:
             self._run(self._client.close())
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -80,7 +95,8 @@ class LlmEngine:
         """Translates all texts at the same time.
 
         Raises:
-            ServiceUnavailable: the server cannot be reached or fails.
+            ServiceUnavailable: the server cannot be reached or fails, or does not wake.
+            ResourceExhausted: it sleeps and gets no memory to wake.
             DeadlineExceeded: it took longer than ``llm_timeout_s``.
             ModelOutputInvalid: the model broke the schema twice, or cut its answer short.
             InvalidInput: the server refuses the request, for example because the text is too long for the model.
@@ -97,7 +113,7 @@ class LlmEngine:
 
     async def _translate(self, text: str, source: str, target: str) -> str:
         assert self._slots is not None
-        async with self._slots:
+        async with self._slots, self._leases.lease() if self._leases else contextlib.nullcontext():
             for _ in range(2):
                 answer = await self._ask(text, source, target)
                 if translation := _parse(answer):
@@ -126,6 +142,17 @@ class LlmEngine:
         except openai.OpenAIError as error:
             raise ServiceUnavailable(f"LLM at {self._settings.llm_base_url}: {error}", retry_after_s=1.0) from error
         return (completion.choices[0].message.content or "") if completion.choices else ""
+
+
+def _leases(settings: TranslationSettings) -> ServerLeases:
+    return ServerLeases(
+        VllmServer(settings.llm_base_url, settings.llm_timeout_s, settings.llm_restart_wait_s),
+        settings.llm_model,
+        int(settings.llm_bytes),
+        settings.llm_device,
+        ResidencyClient(settings.residency_target, "translation", settings.residency_wait_s),
+        settings.llm_max_concurrency,
+    )
 
 
 def _parse(answer: str) -> str:

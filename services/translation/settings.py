@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from narrative.settings import TritonSettings
@@ -47,6 +47,16 @@ class TranslationSettings(TritonSettings):
     )
     llm_timeout_s: float = Field(60.0, gt=0, description="Longest one text may take on the LLM, in seconds.")
     llm_max_concurrency: int = Field(16, ge=1, description="Texts sent to the LLM at the same time.")
+    llm_bytes: ByteSize = Field(
+        ByteSize(0),
+        description="Device memory that the LLM's vLLM gives up by sleeping while others need it, if there is a "
+        "residency_target; bytes or a size like 8GiB. 0 where it never sleeps. One service alone may set this for a "
+        "server: where prompt takes turns with the same one, translate by another engine.",
+    )
+    llm_device: str = Field("cuda:0", description="Device on which that vLLM runs, as the residency service names it.")
+    llm_restart_wait_s: float = Field(
+        120.0, ge=0, description="Longest wait for the restart of that vLLM where it does not wake, in seconds."
+    )
 
     triton_model: str = Field("translation", description="Name of the model in Triton's repository.")
 

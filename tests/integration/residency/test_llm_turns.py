@@ -14,6 +14,8 @@ from narrative.errors import ServiceUnavailable
 from narrative.runtime.vllm import VllmServer
 from services.prompt.llm import OpenAiLlm
 from services.prompt.settings import PromptSettings
+from services.translation.engine_llm import LlmEngine
+from services.translation.settings import TranslationSettings
 from tests.integration.residency.residency_node import Holding, Node, Noted, hold
 
 
@@ -23,6 +25,7 @@ class Vllm(ThreadingHTTPServer):
     asleep = False
     can_sleep = True
     can_wake = True
+    content = "{}"
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -48,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/v1/chat/completions":
             self.server.answered_asleep += self.server.asleep
-            message = {"role": "assistant", "content": "{}"}
+            message = {"role": "assistant", "content": self.server.content}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self.answer(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
             return
@@ -102,6 +105,25 @@ async def test_the_llm_sleeps_while_others_work_and_wakes_for_a_call(node: Node,
         assert vllm.posts == ["/sleep?level=1"] + ["/wake_up", "/sleep?level=1"] * 2
     finally:
         await asyncio.to_thread(llm.close)
+
+
+async def test_the_llm_of_translation_takes_turns_too(node: Node, vllm: Vllm) -> None:
+    vllm.content = '{"translation": "A cat"}'
+    engine = LlmEngine(
+        TranslationSettings(
+            llm_base_url=vllm.url, llm_bytes=70, llm_device="host:0", residency_target=node.target, llm_model="qwen"
+        )
+    )
+    try:
+        await asyncio.to_thread(engine.load)
+        sdxl = node.owner("diffusion", sdxl=(60, Noted()))
+        for _ in range(2):
+            assert await asyncio.to_thread(engine.translate, ["кошка"] * 3, "ru", "en") == ["A cat"] * 3
+            await asyncio.to_thread(hold, sdxl, "sdxl")
+            assert vllm.asleep
+        assert vllm.answered_asleep == 0
+    finally:
+        await asyncio.to_thread(engine.close)
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_no_lease(node: Node, vllm: Vllm) -> None:
