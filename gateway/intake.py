@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, Any
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -75,6 +75,11 @@ async def upload_form(request: Request, max_upload_bytes: int, max_files: int = 
         yield form
     finally:
         await form.close()
+
+
+def form_body(schema: dict[str, Any]) -> dict[str, Any]:
+    """What the OpenAPI document is told of a route that reads a multipart form itself."""
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def file_part(form: FormData, max_bytes: int) -> UploadFile:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.intake import file_part, text_fields, upload_form
+from gateway.intake import file_part, form_body, text_fields, upload_form
 from gateway.parts import Gateway, Parts
 from gateway.problems import invalid_parameter, responses
 from narrative.errors import AdapterNotFound
@@ -97,7 +97,7 @@ async def adapters(gateway: Parts) -> AdapterList:
     "/adapters",
     status_code=201,
     responses=responses(401, 404, 409, 413, 422, 503),
-    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form_schema()}}}},
+    openapi_extra=form_body(_form_schema()),
 )
 async def publish(request: Request, response: Response, gateway: Parts) -> Adapter:
     """Publishes a LoRA file that was made elsewhere, in kohya's, diffusers' or peft's form.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData
 
 from gateway.admission import check_options
-from gateway.intake import checked_recording, upload_form
+from gateway.intake import checked_recording, form_body, upload_form
 from gateway.options import Language, NameOrEmpty, NarrativeOptions
 from gateway.parts import Parts
 from gateway.problems import invalid_parameter, responses
@@ -47,23 +47,16 @@ class TranscriptionOptions(BaseModel):
         200: {"content": {"application/json": {}, "text/plain": {}, "text/vtt": {}}},
         **responses(401, 413, 422, 429, 503),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["file"],
-                        "properties": {
-                            "file": {"type": "string", "format": "binary"},
-                            **TranscriptionOptions.model_json_schema()["properties"],
-                        },
-                    }
-                }
+    openapi_extra=form_body(
+        {
+            "type": "object",
+            "required": ["file"],
+            "properties": {
+                "file": {"type": "string", "format": "binary"},
+                **TranscriptionOptions.model_json_schema()["properties"],
             },
         }
-    },
+    ),
 )
 async def transcriptions(request: Request, gateway: Parts) -> Response:
     """Transcribes a recording and says who spoke; answers when it is done."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import FormData, UploadFile
 
 from gateway.datasets import Dataset, File, unpacked
-from gateway.intake import base_name, text_field, upload_form
+from gateway.intake import base_name, form_body, text_field, upload_form
 from gateway.jobs import timestamp
 from gateway.paging import cursor_of, from_cursor
 from gateway.parts import Gateway, Parts
@@ -61,7 +61,7 @@ _FORM = {
     status_code=201,
     response_model=DatasetShown,
     responses=responses(401, 413, 422),
-    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
+    openapi_extra=form_body(_FORM),
 )
 async def create(request: Request, response: Response, gateway: Parts) -> DatasetShown:
     """Keeps a data set, sent as one zip or as several files.

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field, ValidationError, model_validator
 from starlette.datastructures import FormData, UploadFile
 
-from gateway.intake import text_fields, upload_form
+from gateway.intake import form_body, text_fields, upload_form
 from gateway.options import MAX_PROMPT_CHARS
 from gateway.parts import Gateway, Parts
 from gateway.problems import invalid_parameter, responses
@@ -64,7 +64,7 @@ def _form_schema() -> dict[str, Any]:
     "/edits",
     response_model_exclude_none=True,
     responses=responses(401, 404, 413, 422, 429, 503),
-    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form_schema()}}}},
+    openapi_extra=form_body(_form_schema()),
 )
 async def edits(request: Request, gateway: Parts) -> Generation:
     """Edits a picture, or the frames of a video, by an instruction; answers when all results are done.

@@ -6,7 +6,7 @@ import secrets
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from gateway.intake import checked_recording, upload_form
+from gateway.intake import checked_recording, form_body, upload_form
 from gateway.parts import Parts
 from gateway.problems import responses
 
@@ -24,20 +24,9 @@ class Upload(BaseModel):
     "",
     status_code=201,
     responses=responses(401, 413, 422),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["file"],
-                        "properties": {"file": {"type": "string", "format": "binary"}},
-                    }
-                }
-            },
-        }
-    },
+    openapi_extra=form_body(
+        {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}
+    ),
 )
 async def upload(request: Request, gateway: Parts) -> Upload:
     """Keeps a recording, so that narratives can be made of it without sending it again."""
