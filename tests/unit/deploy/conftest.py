@@ -1,12 +1,8 @@
 """Every overlay, rendered once."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from rendering import OVERLAYS, ROOT, Overlay, render
+from tests.unit.deploy.rendering import OVERLAYS, ROOT, Overlay, render
 
 
 @pytest.fixture(scope="session", params=OVERLAYS)

@@ -9,6 +9,8 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml"))
+# The oldest and the newest release of Kubernetes that is still maintained.
+KUBERNETES = ["1.34", "1.37"]
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
 Object = dict[str, Any]
 
@@ -72,3 +74,41 @@ def containers_of(workload: Object) -> list[Object]:
     """All containers, those that initialise first."""
     pod = pod_of(workload)
     return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def names(objects: list[Object]) -> set[str]:
+    return {one["metadata"]["name"] for one in objects}
+
+
+def allowed(overlay: Overlay, client: str, server: str, port: int) -> bool:
+    """Whether pods of one app may open a connection to a port of another in the namespace."""
+    out = any(_rule_allows(rule, "to", server, port) for rule in _rules(overlay, client, "egress"))
+    into = any(_rule_allows(rule, "from", client, port) for rule in _rules(overlay, server, "ingress"))
+    return out and into
+
+
+def _rules(overlay: Overlay, app: str, direction: str) -> list[dict[str, Any]]:
+    return [
+        rule
+        for policy in overlay.of("NetworkPolicy")
+        if _selects(policy["spec"]["podSelector"], app)
+        for rule in policy["spec"].get(direction, [])
+    ]
+
+
+def _rule_allows(rule: dict[str, Any], side: str, app: str, port: int) -> bool:
+    peers = rule.get(side)
+    by_peer = peers is None or any(
+        "namespaceSelector" not in peer and _selects(peer.get("podSelector", {}), app) for peer in peers
+    )
+    return by_peer and ("ports" not in rule or any(entry["port"] == port for entry in rule["ports"]))
+
+
+def _selects(selector: dict[str, Any], app: str) -> bool:
+    label = "app.kubernetes.io/name"
+    if not set(selector) <= {"matchLabels", "matchExpressions"}:
+        raise AssertionError(selector)
+    return selector.get("matchLabels", {}).get(label, app) == app and all(
+        expression["key"] == label and expression["operator"] == "In" and app in expression["values"]
+        for expression in selector.get("matchExpressions", [])
+    )

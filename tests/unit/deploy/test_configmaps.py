@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import Overlay, pod_of, render, with_components
 
 from narrative.catalogue import Catalogue
 from narrative.settings import CommonSettings, ProcessSettings, ServiceSettings
+from tests.unit.deploy.rendering import Overlay, pod_of, render, with_components
 
 PROCESSES = {entry.name: entry for entry in entry_points(group="narrative.settings")}
 # The deployment of a process where it is not called like its settings.

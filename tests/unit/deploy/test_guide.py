@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import ROOT, Overlay, containers_of, pod_of, render
 
 from gateway.settings import GatewaySettings
+from tests.unit.deploy.dockerfile import images
+from tests.unit.deploy.rendering import ROOT, Overlay, containers_of, pod_of, render
 
 GUIDE = (ROOT / "docs" / "deploy.md").read_text()
 KUBECTL = Path(sys.executable).with_name("kubectl")
@@ -95,8 +96,6 @@ def test_an_overlay_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_every_image_is_named() -> None:
-    from dockerfile import images
-
     built = " ".join(blocks("1. Images", "sh"))
     named = set(re.findall(r"[a-z]+", " ".join(re.findall(r"for name in ([a-z ]+);", built))))
 

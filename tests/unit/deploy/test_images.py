@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from dockerfile import DOCKERFILE, ROOT, images, stages
 from packaging.requirements import Requirement
-from rendering import Overlay, containers_of
+
+from tests.unit.deploy.dockerfile import DOCKERFILE, ROOT, images, stages
+from tests.unit.deploy.rendering import Overlay, containers_of
 
 BIN = Path(sys.executable).parent
 IMAGES = images()

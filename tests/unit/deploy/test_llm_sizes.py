@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ByteSize, TypeAdapter
-from rendering import ROOT, Overlay, pod_of
 
 from narrative.cli.plan import RESERVE_BYTES, Plan, make_plan, shares
 from narrative.profiles import Turn, load_profile
+from tests.unit.deploy.rendering import ROOT, Overlay, pod_of
 
 SIZES = {"24gb": "24GiB", "48gb": "48GiB", "80gb": "80GB"}
 LLM = "qwen2.5-3b-instruct"

@@ -1,28 +1,9 @@
 """What Kubernetes would say about the rendered objects, and what we promise about them."""
 
-from pathlib import Path
-from typing import Any
-
 import kubernetes_validate
 import pytest
-from rendering import ROOT, WORKLOADS, Object, Overlay, containers_of, pod_of, render, with_components
 
-# The oldest and the newest release that is still maintained.
-KUBERNETES = ["1.34", "1.37"]
-# Of KEDA's ScaledObject, whose schema the package index does not have; ours was checked against KEDA's own once.
-SCALED_OBJECT_FIELDS = {
-    "scaleTargetRef",
-    "minReplicaCount",
-    "maxReplicaCount",
-    "pollingInterval",
-    "cooldownPeriod",
-    "advanced",
-    "triggers",
-}
-
-
-def names(objects: list[Object]) -> set[str]:
-    return {one["metadata"]["name"] for one in objects}
+from tests.unit.deploy.rendering import KUBERNETES, WORKLOADS, Overlay, containers_of, names, pod_of
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -216,63 +197,6 @@ def test_on_cuda_only_with_a_gpu(overlay: Overlay) -> None:
         assert (device == "cuda") == has_gpu == container["image"].endswith("-cuda")
 
 
-class TestNetwork:
-    """Who may speak to whom: an egress rule and an ingress rule must both say yes."""
-
-    def test_all_is_denied_first(self, overlay: Overlay) -> None:
-        policy = overlay.named("NetworkPolicy", "default-deny")["spec"]
-
-        assert policy == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-
-    @pytest.mark.parametrize(
-        ("client", "server", "port"),
-        [
-            ("gateway", "asr", 50051),
-            ("gateway", "prompt", 50052),
-            ("gateway", "translation", 50053),
-            ("gateway", "diffusion", 50054),
-            ("prompt", "LLM", 0),
-        ],
-    )
-    def test_who_needs_it_gets_through(self, overlay: Overlay, client: str, server: str, port: int) -> None:
-        llm, llm_port = ("llama", 8081) if "llama" in names(overlay.workloads()) else ("vllm", 8000)
-        server, port = (llm, llm_port) if server == "LLM" else (server, port)
-
-        assert allowed(overlay, client, server, port)
-
-    def test_nobody_else_does(self, overlay: Overlay) -> None:
-        llm, llm_port = ("llama", 8081) if "llama" in names(overlay.workloads()) else ("vllm", 8000)
-        ports = {"asr": 50051, "prompt": 50052, "translation": 50053, "diffusion": 50054, llm: llm_port}
-        for server, port in ports.items():
-            clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, server, port)}
-            assert clients == ({"prompt"} if server == llm else {"gateway"}), server
-
-    def test_residency_is_for_owners_of_models(self, overlay: Overlay) -> None:
-        if "residency" in names(overlay.workloads()):
-            clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, "residency", 50055)}
-            assert clients == {"asr", "diffusion", "prompt", "gateway"}
-
-    def test_development_endpoints_are_closed(self, overlay: Overlay) -> None:
-        for workload in overlay.workloads():
-            assert "VLLM_SERVER_DEV_MODE" not in overlay.environment(workload), workload["metadata"]["name"]
-
-
-def test_a_sleeping_llm_obeys_only_whom_residency_leases_it_to(tmp_path: Path) -> None:
-    components = ["gpu", "vllm", "residency", "residency/llm-sleeps", "network-policies", "pod-security"]
-    overlay = Overlay("llm-sleeps", render(with_components(tmp_path, components)))
-    vllm, prompt = overlay.named("Deployment", "vllm"), overlay.named("Deployment", "prompt")
-
-    assert overlay.environment(vllm)["VLLM_SERVER_DEV_MODE"] == "1"
-    assert {one for one in names(overlay.workloads()) if allowed(overlay, one, "vllm", 8000)} == {"prompt"}
-    assert overlay.environment(prompt)["NARRATIVE_PROMPT__RESIDENCY_TARGET"] == "dns:///residency:50055"
-    assert allowed(overlay, "prompt", "residency", 50055)
-    # A second holder would put the LLM to sleep under the first.
-    assert prompt["spec"]["replicas"] == 1
-    assert prompt["spec"]["strategy"] == {"type": "Recreate"}
-    (beside,) = pod_of(prompt)["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    assert beside["labelSelector"]["matchLabels"] == {"app.kubernetes.io/name": "vllm"}
-
-
 def test_residency_sees_the_gpus_of_its_node_and_takes_none(overlay: Overlay) -> None:
     for workload in overlay.of("DaemonSet"):
         pod = pod_of(workload)
@@ -281,92 +205,6 @@ def test_residency_sees_the_gpus_of_its_node_and_takes_none(overlay: Overlay) ->
         assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
         assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
         assert overlay.named("Service", workload["metadata"]["name"])["spec"]["internalTrafficPolicy"] == "Local"
-
-
-def allowed(overlay: Overlay, client: str, server: str, port: int) -> bool:
-    """Whether pods of one app may open a connection to a port of another in the namespace."""
-    out = any(_rule_allows(rule, "to", server, port) for rule in _rules(overlay, client, "egress"))
-    into = any(_rule_allows(rule, "from", client, port) for rule in _rules(overlay, server, "ingress"))
-    return out and into
-
-
-def _rules(overlay: Overlay, app: str, direction: str) -> list[dict[str, Any]]:
-    return [
-        rule
-        for policy in overlay.of("NetworkPolicy")
-        if _selects(policy["spec"]["podSelector"], app)
-        for rule in policy["spec"].get(direction, [])
-    ]
-
-
-def _rule_allows(rule: dict[str, Any], side: str, app: str, port: int) -> bool:
-    peers = rule.get(side)
-    by_peer = peers is None or any(
-        "namespaceSelector" not in peer and _selects(peer.get("podSelector", {}), app) for peer in peers
-    )
-    return by_peer and ("ports" not in rule or any(entry["port"] == port for entry in rule["ports"]))
-
-
-def _selects(selector: dict[str, Any], app: str) -> bool:
-    label = "app.kubernetes.io/name"
-    if not set(selector) <= {"matchLabels", "matchExpressions"}:
-        raise AssertionError(selector)
-    return selector.get("matchLabels", {}).get(label, app) == app and all(
-        expression["key"] == label and expression["operator"] == "In" and app in expression["values"]
-        for expression in selector.get("matchExpressions", [])
-    )
-
-
-def test_every_component_is_rendered_by_some_test() -> None:
-    components = {path.name for path in (ROOT / "k8s" / "components").iterdir()}
-    used = "".join(path.read_text() for path in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml"))
-
-    assert components - {name for name in components if f"components/{name}\n" in used} == set(OPTIONAL)
-
-
-OPTIONAL = {
-    "triton": ["vllm", "s3", "network-policies"],
-    "autoscaling-keda": ["gpu", "vllm"],
-    "local-model-cache": ["llama"],
-    "tracing": ["llama"],
-}
-
-
-@pytest.mark.parametrize("component", sorted(OPTIONAL))
-def test_optional_components(component: str, tmp_path: Path) -> None:
-    objects = render(with_components(tmp_path, [*OPTIONAL[component], component, "pod-security"]))
-    overlay = Overlay(component, objects)
-
-    for one in objects:
-        if one["kind"] != "ScaledObject":
-            kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
-    if component == "autoscaling-keda":
-        scaled = overlay.named("ScaledObject", "diffusion")["spec"]
-        assert set(scaled) == SCALED_OBJECT_FIELDS
-        assert "replicas" not in overlay.named("Deployment", scaled["scaleTargetRef"]["name"])["spec"]
-        for trigger in scaled["triggers"]:
-            assert {"serverAddress", "query", "threshold"} <= set(trigger["metadata"])
-    if component == "local-model-cache":
-        assert overlay.of("PersistentVolumeClaim") == []
-        for name in ("asr", "diffusion", "llama"):
-            volumes = {volume["name"]: volume for volume in pod_of(overlay.named("Deployment", name))["volumes"]}
-            assert set(volumes["models"]) == {"name", "emptyDir"}
-    if component == "triton":
-        triton = overlay.named("Deployment", "triton")
-        for name in ("asr", "diffusion"):
-            front = overlay.named("Deployment", name)
-            assert overlay.environment(front)[f"NARRATIVE_{name.upper()}__TRITON_URL"] == "triton:8001"
-            assert overlay.environment(front)[f"NARRATIVE_{name.upper()}__ENGINE"] == "triton"
-            assert "nvidia.com/gpu" not in pod_of(front)["containers"][0]["resources"]["limits"]
-            # Fronts offer what is there to be worked with.
-            models = f"NARRATIVE_{name.upper()}__MODELS"
-            assert overlay.environment(front)[models] == overlay.environment(triton)[models]
-        clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, "triton", 8001)}
-        assert clients == {"asr", "diffusion"}
-        assert not [one for one in names(overlay.workloads()) if allowed(overlay, one, "triton", 8000)]
-    if component == "tracing":
-        environment = overlay.environment(overlay.named("Deployment", "asr"))
-        assert environment["NARRATIVE_OTLP_ENDPOINT"].endswith(":4317")
 
 
 def test_the_autoscaler_owns_the_number_of_replicas(overlay: Overlay) -> None:

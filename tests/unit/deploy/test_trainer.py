@@ -8,9 +8,7 @@ import pytest
 
 from services.trainer.engine_kubernetes import job_of
 from services.trainer.settings import TrainerSettings
-from tests.unit.deploy.rendering import Object, Overlay, pod_of, render, with_components
-
-KUBERNETES = ["1.34", "1.37"]
+from tests.unit.deploy.rendering import KUBERNETES, Object, Overlay, pod_of, render, with_components
 
 
 @pytest.fixture(scope="module")
