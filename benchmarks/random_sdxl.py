@@ -1,0 +1,89 @@
+"""Writes SDXL with random weights, for measures of time and memory where the real ones cannot be had.
+
+    python -m benchmarks.random_sdxl FOLDER [--shrink 8]
+    python -m benchmarks.diffusion FOLDER --steps 30 --compile
+
+The architecture is that of stabilityai/stable-diffusion-xl-base-1.0: 3.5 billion parameters, float16, 7 GB on disk,
+made on the GPU where there is one. --shrink divides the widths, for a trial on a CPU. The pictures are noise.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from narrative.catalogue import Catalogue
+from narrative.settings import CommonSettings
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build(shrink: int) -> StableDiffusionXLPipeline:
+    """SDXL whose widths are divided by ``shrink``, a power of two up to 8, in float16."""
+    storybook = Catalogue().resolve("storybook", CommonSettings().models_dir)
+    # SDXL's tokenizers have the same 49,408 tokens; they pad otherwise, which costs no time.
+    tokenizer = CLIPTokenizer.from_pretrained(storybook / "tokenizer", model_max_length=77)
+    small, large = 768 // shrink, 1280 // shrink
+    side_px = 1024 // shrink
+    return StableDiffusionXLPipeline(
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        text_encoder=_made(lambda: CLIPTextModel(_clip(small, 12, 12, "quick_gelu", small))),
+        text_encoder_2=_made(lambda: CLIPTextModelWithProjection(_clip(large, 32, 20, "gelu", large))),
+        unet=_made(
+            lambda: UNet2DConditionModel(
+                sample_size=side_px // 8, block_out_channels=(320 // shrink, 640 // shrink, 1280 // shrink),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20),
+                cross_attention_dim=small + large, use_linear_projection=True, norm_num_groups=32 // shrink,
+                addition_embed_type="text_time", addition_time_embed_dim=256,
+                projection_class_embeddings_input_dim=6 * 256 + large,
+            )
+        ),
+        vae=_made(
+            lambda: AutoencoderKL(
+                block_out_channels=(128 // shrink, 256 // shrink, 512 // shrink, 512 // shrink), layers_per_block=2,
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                latent_channels=4, norm_num_groups=32 // shrink, sample_size=side_px, scaling_factor=0.13025,
+            )
+        ),
+        scheduler=EulerDiscreteScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1,
+            timestep_spacing="leading",
+        ),
+    )  # fmt: skip
+
+
+def _clip(width: int, layers: int, heads: int, activation: str, projection: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
+        hidden_act=activation, projection_dim=projection, vocab_size=49408, bos_token_id=49406, eos_token_id=49407,
+    )  # fmt: skip
+
+
+def _made(make: Callable[[], nn.Module]) -> nn.Module:
+    """The network with the weights that its own initialisation draws, in float16."""
+    torch.manual_seed(0)
+    with torch.device(DEVICE):
+        return make().eval().half()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shrink", type=int, choices=(1, 2, 4, 8), default=1)
+    options = parser.parse_args()
+    pipeline = build(options.shrink)
+    parts = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.unet, pipeline.vae)
+    numbers = sum(weights.numel() for part in parts for weights in part.parameters())
+    pipeline.save_pretrained(options.folder)
+    print(f"{numbers / 1e9:.2f} billion parameters, in {options.folder}")
+
+
+if __name__ == "__main__":
+    main()
