@@ -2,6 +2,7 @@
 
 import contextlib
 import queue
+import time
 
 from narrative.runtime.logging import configure_logging
 from narrative.runtime.triton_backend import Replies, read_bytes, take_device
@@ -11,7 +12,8 @@ from services.diffusion.engine import Finished
 from services.diffusion.messages import read_options, write_event
 from services.diffusion.settings import DiffusionSettings
 
-LOOK_S = 0.05
+# To ask Triton whether a client has gone away is a message there and back.
+LOOK_S = 0.25
 
 
 class TritonPythonModel:
@@ -27,14 +29,17 @@ class TritonPythonModel:
         # Answers are sent from here: on the drawing thread every one of them would hold up the next step.
         events = queue.SimpleQueue()
         waiting = {Drawing(self._engine, request, events) for request in requests}
+        looked_s = time.monotonic()
         while waiting:
             with contextlib.suppress(queue.Empty):
                 drawing, event = events.get(timeout=LOOK_S)
                 drawing.answer(event)
                 if isinstance(event, Finished):
                     waiting.discard(drawing)
-            for drawing in waiting:
-                drawing.look()
+            if time.monotonic() - looked_s >= LOOK_S:
+                looked_s = time.monotonic()
+                for drawing in waiting:
+                    drawing.look()
 
     def finalize(self):
         self._engine.close()
