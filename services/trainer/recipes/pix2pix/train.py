@@ -30,6 +30,8 @@ from services.trainer.recipes.pix2pix.config import Config
 from services.trainer.resume import checkpoint_to_resume, steps_done
 
 _LATENT_CHANNELS = 4
+# Not needed between the caching of what they make and the writing of the result.
+_FROZEN_PARTS = ("vae", "text_encoder")
 
 
 class EditingResult(Result):
@@ -73,6 +75,8 @@ def run(config: Config, progress: Progress) -> EditingResult:
         done = steps_done(checkpoint_to_resume(run_dir, config.resume_from_checkpoint))
         if config.cache_latents and not (config.max_train_steps and done >= config.max_train_steps):
             examples.keep_latents(cache_dir, base.pipeline.vae)
+        if config.cache_latents and not config.sample_steps:
+            base.pipeline.register_modules(**dict.fromkeys(_FROZEN_PARTS))
         outcome = fit(
             learner,
             examples,
@@ -98,6 +102,9 @@ def run(config: Config, progress: Progress) -> EditingResult:
             "final_loss": outcome.final_loss,
             "settings": config.model_dump(mode="json"),
         }
+        if base.pipeline.vae is None:
+            own = load_base(config.model_id, ["sd", "pix2pix"], "no").pipeline
+            base.pipeline.register_modules(**{name: getattr(own, name) for name in _FROZEN_PARTS})
         with whole_folder(config.output_dir, made_of) as folder:
             _save(base, config, folder)
         if config.publish_as:
