@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from services.trainer.storybook import (
+    beginning,
     concepts,
     cutouts,
     dataset,
@@ -51,6 +52,10 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("cutouts", help="fetch the cut-outs and compose the training scenes")
     command.add_argument("--scenes", type=int, default=20_000, help="how many (%(default)s)")
+    command.add_argument("--things", type=int, default=0, help="of so many of the commonest things; 0 for all")
+
+    command = commands.add_parser("begin", help="go on from an exported model in a new --work-dir")
+    command.add_argument("folder", type=Path, help="such as deploy/models/storybook")
 
     command = commands.add_parser("vae", help="train the autoencoder; may run beside `train`")
     command.add_argument("--minutes", type=float, default=45.0, help="in all, resumed time included (%(default)s)")
@@ -62,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--learning-rate", type=float, default=options.learning_rate, help="(%(default)s)")
     command.add_argument(
         "--decay-steps", type=int, default=options.decay_steps, help="linear, at the end (%(default)s)"
+    )
+    command.add_argument(
+        "--subject-weight",
+        type=float,
+        default=options.subject_weight,
+        help="by how much things count more than the ground (%(default)s)",
     )
     command.add_argument("--seed", type=int, default=options.seed, help="(%(default)s)")
     command.add_argument("--workers", type=int, default=1, help="processes that share each batch (%(default)s)")
@@ -117,6 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         dataset.EditionError,
         weight_shards.ShardError,
         JudgeError,
+        FileExistsError,
         FileNotFoundError,
     ) as error:
         logging.error("%s", error)  # noqa: TRY400  (a traceback would hide the one line that helps)
@@ -126,7 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     if args.command == "cutouts":
-        dataset.write_shards(args.work_dir, SIZE_PX, 0, -(-args.scenes // dataset.SHARD_SCENES))
+        dataset.write_shards(args.work_dir, SIZE_PX, 0, -(-args.scenes // dataset.SHARD_SCENES), args.things)
+    elif args.command == "begin":
+        beginning.begin(args.work_dir, args.folder)
     elif args.command == "vae":
         train_vae.train(args.work_dir, train_vae.VaeOptions(minutes=args.minutes))
     elif args.command == "train":
@@ -135,6 +149,7 @@ def _run(args: argparse.Namespace) -> None:
             batch=args.batch,
             learning_rate=args.learning_rate,
             decay_steps=args.decay_steps,
+            subject_weight=args.subject_weight,
             seed=args.seed,
         )
         # What others are given to share must exist before they start.

@@ -110,6 +110,12 @@ def parse(entries: list[dict[str, Any]]) -> dict[str, Concept]:
     return concepts
 
 
+def commonest(concepts: dict[str, Concept], count: int) -> dict[str, Concept]:
+    """Return the ``count`` concepts of the greatest weight; of equals those that come first."""
+    chosen = sorted(concepts.values(), key=lambda concept: -concept.weight)[:count]
+    return {concept.name: concept for concept in chosen}
+
+
 @lru_cache(maxsize=1)
 def load() -> dict[str, Concept]:
     """Read ``concepts.yaml``."""

@@ -14,6 +14,9 @@ from services.trainer.storybook.plan import Planner
 from services.trainer.storybook.scenes import Composer
 
 SHARD_SCENES = 500
+PATCH_PX = 8
+"""Side of what one cell of a latent stands for."""
+
 EDITION = "2"
 """Changes whenever the same seed would give another scene, so that captions are never put to pictures of another."""
 
@@ -25,8 +28,7 @@ class EditionError(ValueError):
 def check_edition(work_dir: Path) -> None:
     """Raise ``EditionError`` unless the shards of ``work_dir``, if any, are of the present edition."""
     folder = work_dir / "scenes"
-    mark = folder / "edition"
-    found = mark.read_text(encoding="utf-8").strip() if mark.exists() else "1"
+    found, _ = _mark(work_dir)
     if found != EDITION and any(folder.glob("*.npy")):
         raise EditionError(
             f"{folder} holds scenes of edition {found}, but this code plans edition {EDITION}: their captions would "
@@ -34,9 +36,15 @@ def check_edition(work_dir: Path) -> None:
         )
 
 
+def known(work_dir: Path) -> dict[str, concepts.Concept]:
+    """Return the things that the scenes of ``work_dir`` may show: all, or the commonest it was begun with."""
+    _, things = _mark(work_dir)
+    return concepts.commonest(concepts.load(), things) if things else concepts.load()
+
+
 def open_composer(work_dir: Path, size_px: int) -> Composer:
     """Fetch what is missing and return a composer over the real cut-outs."""
-    return Composer(cutouts.CutoutLibrary(cutouts.fetch(work_dir)), concepts.load(), size_px)
+    return Composer(cutouts.CutoutLibrary(cutouts.fetch(work_dir)), known(work_dir), size_px)
 
 
 def shard_path(work_dir: Path, size_px: int, shard: int) -> Path:
@@ -44,29 +52,62 @@ def shard_path(work_dir: Path, size_px: int, shard: int) -> Path:
     return work_dir / "scenes" / f"{size_px}px-{shard:05d}.npy"
 
 
-def write_shards(work_dir: Path, size_px: int, first: int, last: int) -> None:
-    """Compose shards ``first`` to ``last`` (excluded); shards already there are kept.
+def write_shards(work_dir: Path, size_px: int, first: int, last: int, things: int = 0) -> None:
+    """Compose shards ``first`` to ``last`` (excluded), and what part of each patch things cover; those there are kept.
+
+    Args:
+        things: of so many of the commonest things; 0 for all.
 
     Raises:
-        EditionError: if the folder holds scenes of another edition.
+        EditionError: if the folder holds scenes of another edition, or of another number of things.
     """
     check_edition(work_dir)
+    begun = shards(work_dir, size_px)
+    if begun and _mark(work_dir)[1] != things:
+        raise EditionError(f"{begun[0].parent} holds scenes of another number of things; take another --work-dir")
+    _set_mark(work_dir, things)
     composer = open_composer(work_dir, size_px)
     for shard in range(first, last):
-        compose_shard(composer, shard_path(work_dir, size_px, shard))
+        path = shard_path(work_dir, size_px, shard)
+        compose_shard(composer, path, cover_path(path))
 
 
-def compose_shard(composer: Composer, path: Path) -> None:
-    """Compose the scenes of one shard, unless it is there."""
+def compose_shard(composer: Composer, path: Path, cover: Path | None = None) -> None:
+    """Compose the scenes of one shard, unless it is there.
+
+    Args:
+        cover: where to keep what part of each patch of 8 x 8 pixels things cover: uint8 (n, size/8, size/8).
+    """
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (path.parent / "edition").write_text(EDITION, encoding="utf-8")
-    images = np.stack([np.asarray(composer.compose(seed).image) for seed in seeds_of(path)])
+    if not (path.parent / "edition").exists():
+        _set_mark(path.parent.parent, 0)
+    scenes = [composer.compose(seed) for seed in seeds_of(path)]
+    if cover is not None:
+        cover.parent.mkdir(parents=True, exist_ok=True)
+        np.save(cover, np.stack([np.asarray(scene.cover.reduce(PATCH_PX)) for scene in scenes]))
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
-        np.save(file, images)
+        np.save(file, np.stack([np.asarray(scene.image) for scene in scenes]))
     temporary.rename(path)  # a shard is either whole or absent
+
+
+def cover_path(shard: Path) -> Path:
+    """Return where the covers of a shard lie."""
+    return shard.parent.parent / "cover" / shard.name
+
+
+def _mark(work_dir: Path) -> tuple[str, int]:
+    """The edition of the scenes in ``work_dir``, and of how many things they are (0 for all)."""
+    path = work_dir / "scenes" / "edition"
+    edition, _, things = (path.read_text(encoding="utf-8") if path.exists() else "1").partition(" ")
+    return edition.strip(), int(things or 0)
+
+
+def _set_mark(work_dir: Path, things: int) -> None:
+    path = work_dir / "scenes" / "edition"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{EDITION} {things}" if things else EDITION, encoding="utf-8")
 
 
 def shards(work_dir: Path, size_px: int) -> list[Path]:

@@ -29,7 +29,7 @@ def load_pipeline(work_dir: Path, size: model.ModelSize | None = None) -> Stable
             raise FileNotFoundError(f"{part} is missing in {work_dir}: train first")
     vae = AutoencoderKL.from_pretrained(work_dir / "vae")
     tokenizer = CLIPTokenizer.from_pretrained(work_dir / "tokenizer")
-    size = size or _size_of(work_dir, vae.config.sample_size // 8)
+    size = size or model.read_size(work_dir, vae.config.sample_size // 8)
     both = torch.nn.ModuleDict(
         {"text_encoder": model.build_text_encoder(tokenizer, size), "unet": model.build_unet(size)}
     )
@@ -44,15 +44,6 @@ def load_pipeline(work_dir: Path, size: model.ModelSize | None = None) -> Stable
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def _size_of(work_dir: Path, latent_px: int) -> model.ModelSize:
-    """Return the size that an assembled device run says it has, else the usual one."""
-    path = work_dir / "model_size.json"
-    if not path.exists():
-        return model.ModelSize(latent_px=latent_px)
-    said = json.loads(path.read_text(encoding="utf-8"))
-    return model.ModelSize(**said | {"unet_channels": tuple(said["unet_channels"])})
 
 
 def export(work_dir: Path, folder: Path) -> None:

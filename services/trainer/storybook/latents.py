@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-PATCH_PX = 8
+from services.trainer.storybook.dataset import PATCH_PX
+from services.trainer.storybook.diffusers_parts import AutoencoderKL
+
 CHANNELS = 4
 
 
@@ -55,6 +57,18 @@ class LatentSpace:
         """Read a file of ``save``."""
         tensors = load_file(path)
         return LatentSpace(tensors["filters"], tensors["offset"])
+
+
+@torch.no_grad()
+def of_encoder(vae: AutoencoderKL, pixels: torch.Tensor) -> LatentSpace:
+    """Return the linear features that come nearest to an encoder's, by least squares over (n, 3, h, w) pixels."""
+    patches = functional.unfold(pixels, PATCH_PX, stride=PATCH_PX).transpose(1, 2).reshape(-1, 3 * PATCH_PX**2)
+    latents = vae.encode(pixels).latent_dist.mean.permute(0, 2, 3, 1).reshape(-1, CHANNELS)
+    known = torch.cat([patches, torch.ones(len(patches), 1)], dim=1)
+    # By way of the covariance: neighbouring pixels are too much alike for a solution that takes them one by one.
+    gram = known.T.double() @ known.double() + 1e-2 * torch.eye(known.shape[1], dtype=torch.float64)
+    solution = torch.linalg.solve(gram, known.T.double() @ latents.double()).float().T
+    return LatentSpace(solution[:, :-1].reshape(CHANNELS, 3, PATCH_PX, PATCH_PX).contiguous(), solution[:, -1].clone())
 
 
 def fit(pixels: torch.Tensor) -> LatentSpace:

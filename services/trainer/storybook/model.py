@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,15 @@ class ModelSize:
     head_width: int = 32
     latent_px: int = 16
     unet_layers: int = 1
+
+
+def read_size(work_dir: Path, latent_px: int) -> ModelSize:
+    """Return the size that a run says it has, if it does, else the usual one."""
+    path = work_dir / "model_size.json"
+    if not path.exists():
+        return ModelSize(latent_px=latent_px)
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return ModelSize(**said | {"unet_channels": tuple(said["unet_channels"])})
 
 
 def train_tokenizer(captions: Iterable[str], folder: Path, vocabulary: int = 4096) -> CLIPTokenizer:

@@ -18,8 +18,13 @@ def denoising_loss(
     timesteps: torch.Tensor,
     states: torch.Tensor,
     gamma: float,
+    cell_weights: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
-    """Return the mean loss of a batch: v-prediction with Min-SNR weighting (arXiv:2303.09556)."""
+    """Return the mean loss of a batch: v-prediction with Min-SNR weighting (arXiv:2303.09556).
+
+    Args:
+        cell_weights: float (n, 1, h, w), how much each cell of a latent counts.
+    """
     noisy = schedule.add_noise(latents, noise, timesteps).to(memory_format=torch.channels_last)
     target = schedule.get_velocity(latents, noise, timesteps)
     predicted = unet(noisy, timesteps, states).sample.float()
@@ -27,7 +32,7 @@ def denoising_loss(
     snr = alphas / (1 - alphas)
     # Raised to 0.1 so that pure noise still teaches layout.
     weight = (snr.clamp(max=gamma) / (snr + 1)).clamp(min=0.1)
-    losses = functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+    losses = (functional.mse_loss(predicted, target, reduction="none") * cell_weights).mean(dim=(1, 2, 3))
     mean: torch.Tensor = (losses * weight).mean()
     return mean
 

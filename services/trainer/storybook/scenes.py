@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from services.trainer.storybook import bodies, drawings, light, places
 from services.trainer.storybook.concepts import Concept
@@ -18,6 +18,8 @@ from services.trainer.storybook.places import PLACES
 from services.trainer.storybook.plan import Description, Planner, Relation, Subject
 from services.trainer.storybook.styles import STYLES, Style
 
+# Difference of brightness from which on a thing counts as seen before its ground, of 255.
+_SEEN = 6
 OVERLAPPING = ("on", "under", "in front of", "window")
 """Relations in which one thing is drawn over or close to another; the others only put them side by side."""
 
@@ -28,10 +30,11 @@ SEATS = {"sofa": 0.44, "bench": 0.45, "chair": 0.48, "bed": 0.5}
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A composed picture (RGB, square) and what is in it."""
+    """A composed picture (RGB, square), what is in it, and where (L, of the same size; 255 where things stand)."""
 
     image: Image.Image
     description: Description
+    cover: Image.Image
 
 
 class Composer:
@@ -56,16 +59,18 @@ class Composer:
         style = STYLES[description.style]
         # Twice the size that is wanted, so that edges come out smooth; filters are drawn for CANVAS_PX.
         side = max(CANVAS_PX, 2 * self._size_px)
-        image = self._ground(description, rng, side)
-        canvas = image.convert("RGBA")
+        ground = self._ground(description, rng, side)
+        canvas = ground.convert("RGBA")
         for sprite, x, foot, height, shadow in self._layout(description, style, rng):
             _paste(canvas, sprite, x, foot, height, shadow=shadow)
         image = canvas.convert("RGB")
+        cover = ImageChops.difference(image, ground).convert("L").point(lambda value: 255 if value > _SEEN else 0)
         light.fall(image, description.weather, rng)
         if style.apply is not None:
             image = image.resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BOX)
             image = style.apply(image, seed & 0xFFFF)
-        return Scene(image.resize((self._size_px, self._size_px), Image.Resampling.BOX), description)
+        size = (self._size_px, self._size_px)
+        return Scene(image.resize(size, Image.Resampling.BOX), description, cover.resize(size, Image.Resampling.BOX))
 
     def _ground(self, description: Description, rng: random.Random, side_px: int) -> Image.Image:
         return places.paint(description.place, description.time, description.weather, rng, side_px)

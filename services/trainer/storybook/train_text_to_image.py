@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from services.trainer import checkpoint
-from services.trainer.storybook import concepts, dataset, initialise, model, parallel
+from services.trainer.storybook import beginning, dataset, initialise, model, parallel
 from services.trainer.storybook.diffusers_parts import DDPMScheduler, UNet2DConditionModel
 from services.trainer.storybook.objective import denoising_loss
 from services.trainer.storybook.plan import Planner
@@ -36,7 +36,11 @@ class Captions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Settings of a text-to-image training."""
+    """Settings of a text-to-image training.
+
+    Attributes:
+        subject_weight: by how much a cell that things cover counts more than one of the ground, which is most of them.
+    """
 
     steps: int = 4000
     batch: int = 24
@@ -45,6 +49,7 @@ class TrainOptions:
     decay_steps: int = 800
     caption_dropout: float = 0.1
     min_snr_gamma: float = 5.0
+    subject_weight: float = 0.0
     ema_decay: float = 0.998
     save_every: int = 100
     seed: int = 0
@@ -61,11 +66,18 @@ class Trainer:
         seeds: np.ndarray,
         captions: Captions,
         options: TrainOptions,
+        cover: torch.Tensor | None = None,
     ) -> None:
-        """Args: latents: float (n, 4, h, w), scaled to a standard deviation of 1; seeds: int (n,), their scenes."""
+        """Make what learns.
+
+        Args:
+            latents: float (n, 4, h, w), scaled to a standard deviation of 1.
+            seeds: int (n,), their scenes.
+            cover: uint8 (n, h, w), what part of a cell things cover, of 255; for ``subject_weight``.
+        """
         torch.manual_seed(options.seed)
         self.tokenizer, self.captions, self.options = tokenizer, captions, options
-        self.latents, self.seeds = latents, seeds
+        self.latents, self.seeds, self.cover = latents, seeds, cover
         self.text_encoder: CLIPTextModel = model.build_text_encoder(tokenizer, size)
         self.unet: UNet2DConditionModel = model.build_unet(size)
         initialise.channels_last(self.unet)
@@ -78,8 +90,8 @@ class Trainer:
         self.step = 0
         self.stopping = False
 
-    def batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return latents, noise, timesteps and token ids of the present step."""
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return latents, noise, timesteps, token ids and weights of the cells of the present step."""
         options = self.options
         rng = np.random.default_rng((options.seed, self.step))
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + self.step)
@@ -95,14 +107,15 @@ class Trainer:
         # Stratified over the batch: every step sees all noise levels, which steadies the gradient of small batches.
         strata = (torch.arange(options.batch) + torch.rand(options.batch, generator=generator)) / options.batch
         timesteps = (strata * self.schedule.config.num_train_timesteps).long()
-        return latents, noise, timesteps, tokenise(self.tokenizer, texts)
+        return latents, noise, timesteps, tokenise(self.tokenizer, texts), self._cell_weights(torch.from_numpy(chosen))
 
     def advance(self, *, stop: bool = False) -> float:
         """Take one step; return its loss. ``stopping`` is true afterwards if any process was asked to ``stop``."""
         part = slice(parallel.rank(), None, parallel.world_size())
-        latents, noise, timesteps, ids = (tensor[part] for tensor in self.batch())
+        latents, noise, timesteps, ids, weights = (tensor[part] for tensor in self.batch())
         states = self.text_encoder(ids).last_hidden_state
-        loss = denoising_loss(self.unet, self.schedule, latents, noise, timesteps, states, self.options.min_snr_gamma)
+        gamma = self.options.min_snr_gamma
+        loss = denoising_loss(self.unet, self.schedule, latents, noise, timesteps, states, gamma, weights)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
         self.optimiser.zero_grad()
@@ -114,6 +127,13 @@ class Trainer:
         self.step += 1
         return mean_loss
 
+    def _cell_weights(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Float (n, 1, h, w); their mean is 1 in every picture, so that one of many things counts no more."""
+        if self.cover is None:
+            return torch.ones(len(chosen), 1, 1, 1)
+        weights = 1 + self.options.subject_weight / 255 * self.cover[chosen, None].float()
+        return weights / weights.mean(dim=(1, 2, 3), keepdim=True)
+
     def _learning_rate(self) -> float:
         options = self.options
         rise = min(1.0, (self.step + 1) / options.warmup_steps)
@@ -124,6 +144,11 @@ class Trainer:
         """Write everything a resumed run needs."""
         state: dict[str, Any] = {"both": self.both.state_dict(), "optimiser": self.optimiser.state_dict()}
         checkpoint.save(path, {**state, "ema": self.ema.state_dict(), "step": self.step})
+
+    def begin_with(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Start with the weights of another run instead of random ones."""
+        self.both.load_state_dict(weights)
+        self.ema = checkpoint.Ema(self.both.state_dict(), self.options.ema_decay)
 
     def resume(self, path: Path) -> None:
         """Go on from a file of ``save``."""
@@ -163,6 +188,19 @@ def encode_shards(work_dir: Path, size_px: int) -> tuple[torch.Tensor, np.ndarra
     return torch.cat(parts), np.array(seeds)
 
 
+def read_cover(work_dir: Path, size_px: int) -> torch.Tensor:
+    """Return what part of each cell things cover, uint8 (n, size/8, size/8), in the order of ``encode_shards``.
+
+    Raises:
+        FileNotFoundError: if a shard was composed before this was kept.
+    """
+    paths = [dataset.cover_path(path) for path in dataset.shards(work_dir, size_px)]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is missing; compose the scenes anew, or train without --subject-weight")
+    return torch.cat([torch.from_numpy(np.load(path)) for path in paths])
+
+
 def make_tokenizer(work_dir: Path, captions: Captions, seeds: Iterable[int]) -> CLIPTokenizer:
     """Read the run's tokenizer, or train it on captions."""
     folder = work_dir / "tokenizer"
@@ -181,14 +219,19 @@ def train(work_dir: Path, size_px: int, options: TrainOptions, size: model.Model
         EditionError: if the scenes are those of another edition of the planner.
     """
     dataset.check_edition(work_dir)
-    captions = dataset.CaptionBook(Planner(concepts.load()))
+    captions = dataset.CaptionBook(Planner(dataset.known(work_dir)))
     latents, seeds = encode_shards(work_dir, size_px)
+    cover = read_cover(work_dir, size_px) if options.subject_weight else None
     tokenizer = make_tokenizer(work_dir, captions, range(20_000))
-    trainer = Trainer(tokenizer, size or model.ModelSize(latent_px=size_px // 8), latents, seeds, captions, options)
-    path = work_dir / "text_to_image.pt"
+    size = size or model.read_size(work_dir, size_px // 8)
+    trainer = Trainer(tokenizer, size, latents, seeds, captions, options, cover)
+    path, start = work_dir / "text_to_image.pt", beginning.start_path(work_dir)
     if path.exists():
         trainer.resume(path)
         logger.info("resumed at step %d", trainer.step)
+    elif start.exists():
+        trainer.begin_with(checkpoint.load(start))
+        logger.info("begun with %s", start)
     logger.info("%d scenes, %.1f M parameters", len(seeds), sum(p.numel() for p in trainer.both.parameters()) / 1e6)
     stop, started = checkpoint.StopRequest(), time.monotonic()
     losses: list[float] = []

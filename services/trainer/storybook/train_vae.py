@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional
 
 from services.trainer import checkpoint
-from services.trainer.storybook import dataset, initialise
+from services.trainer.storybook import beginning, dataset, initialise, latents
 from services.trainer.storybook.diffusers_parts import AutoencoderKL
 from services.trainer.storybook.initialise import begin_as_enlargement, quiet_residuals
-from services.trainer.storybook.latents import CHANNELS, PATCH_PX, LatentSpace, fit
+from services.trainer.storybook.latents import CHANNELS, LatentSpace
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +92,14 @@ def train(work_dir: Path, options: VaeOptions) -> Path:
         FileNotFoundError: if no shard has been composed yet.
     """
     torch.manual_seed(options.seed)
-    vae = build(options)
+    begun = beginning.read_vae(work_dir)
+    vae = build(options) if begun is None else begun
     initialise.channels_last(vae)
     optimiser = torch.optim.AdamW(vae.parameters(), lr=options.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99))
     images = _images(work_dir, options.size_px)
     space = latent_space(work_dir, options.size_px)
-    sample = torch.from_numpy(images[:200].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)
-    begin_as_enlargement(vae.decoder, space.to_rgb(sample))
+    if begun is None:
+        begin_as_enlargement(vae.decoder, space.to_rgb(_pixels(images[:200])))
     ema = checkpoint.Ema(vae.state_dict(), 0.995)
     path, stop, step, spent_s = work_dir / "vae.pt", checkpoint.StopRequest(), 0, 0.0
     if path.exists():
@@ -118,7 +119,7 @@ def train(work_dir: Path, options: VaeOptions) -> Path:
             images = _images(work_dir, options.size_px)
         rng = np.random.default_rng((options.seed, step))
         pixels = torch.from_numpy(dataset.crops(images, options.batch, options.crop_px, rng))
-        side = options.crop_px // PATCH_PX
+        side = options.crop_px // dataset.PATCH_PX
         noise = torch.from_numpy(rng.standard_normal((options.batch, CHANNELS, side, side), dtype=np.float32))
         loss, l1 = loss_of(vae, space, pixels.to(memory_format=torch.channels_last), options, noise)
         optimiser.zero_grad()
@@ -143,6 +144,10 @@ def _save(
     checkpoint.save(path, {**state, "step": step, "spent_s": spent_s})
 
 
+def _pixels(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)
+
+
 def _images(work_dir: Path, size_px: int) -> np.ndarray:
     paths = dataset.shards(work_dir, size_px)
     if not paths:
@@ -151,11 +156,14 @@ def _images(work_dir: Path, size_px: int) -> np.ndarray:
 
 
 def latent_space(work_dir: Path, size_px: int) -> LatentSpace:
-    """Read the run's latent space, or fit it to the first shards."""
+    """Read the run's latent space, or make it: of the autoencoder it begins with, else of the first shards."""
     path = work_dir / "latent_space.safetensors"
     if not path.exists():
-        images = _images(work_dir, size_px)[:2000]
-        fit(torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)).save(path)
+        images, begun = _images(work_dir, size_px), beginning.read_vae(work_dir)
+        space = (
+            latents.fit(_pixels(images[:2000])) if begun is None else latents.of_encoder(begun, _pixels(images[:300]))
+        )
+        space.save(path)
     return LatentSpace.load(path)
 
 
@@ -164,10 +172,10 @@ def finish(work_dir: Path, vae: AutoencoderKL, ema: checkpoint.Ema, images: np.n
     """Write the averaged weights as a diffusers folder."""
     vae.load_state_dict(ema.shadow)
     vae.eval()
-    pixels = torch.from_numpy(images[:64].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)
-    latents = vae.encode(pixels).latent_dist.mean
-    error = (vae.decode(latents).sample - pixels).abs().mean()
-    logger.info("latent std %.3f, L1 of whole pictures there and back %.4f", float(latents.std()), float(error))
+    pixels = _pixels(images[:64])
+    encoded = vae.encode(pixels).latent_dist.mean
+    error = (vae.decode(encoded).sample - pixels).abs().mean()
+    logger.info("latent std %.3f, L1 of whole pictures there and back %.4f", float(encoded.std()), float(error))
     folder = work_dir / "vae"
     vae.save_pretrained(folder)
     return folder

@@ -56,6 +56,31 @@ def test_a_scene_is_a_small_rgb_square(composer: Composer) -> None:
     assert image.size == (64, 64)
 
 
+def test_the_cover_is_where_things_stand_whatever_the_weather(all_concepts: dict[str, Concept]) -> None:
+    composer = Composer(FlatCutouts(), all_concepts, 64)
+    empty = Description("meadow", "day", "rain", "watercolour")
+    car = replace(empty, subjects=(Subject(all_concepts["car"], "red"),))
+    assert not _array(composer.draw(empty, 3).cover).any()
+    cover = _array(composer.draw(car, 3).cover)
+    assert cover.max() == 255
+    assert 0.02 < (cover > 0).mean() < 0.5
+
+
+def test_a_folder_keeps_to_the_things_it_was_begun_with(
+    all_concepts: dict[str, Concept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "SHARD_SCENES", 4)
+    monkeypatch.setattr(dataset.cutouts, "fetch", lambda _: {})
+    monkeypatch.setattr(dataset.cutouts, "CutoutLibrary", lambda _: FlatCutouts())
+    dataset.write_shards(tmp_path, 64, 0, 1, things=20)
+    assert list(dataset.known(tmp_path)) == list(concepts.commonest(all_concepts, 20))
+    assert max(c.weight for c in all_concepts.values() if c.name not in dataset.known(tmp_path)) <= 4.0
+    (path,) = dataset.shards(tmp_path, 64)
+    assert np.load(dataset.cover_path(path)).shape == (4, 8, 8)
+    with pytest.raises(dataset.EditionError, match="another number of things"):
+        dataset.write_shards(tmp_path, 64, 0, 2)
+
+
 def test_captions_name_only_what_is_drawn(all_concepts: dict[str, Concept]) -> None:
     planner = Planner(all_concepts)
     for seed in range(300):

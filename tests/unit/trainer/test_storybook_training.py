@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from transformers import CLIPTokenizer
 
 from services.trainer import checkpoint
-from services.trainer.storybook import cutouts, dataset, export, latents, model, train_vae
+from services.trainer.storybook import beginning, cutouts, dataset, export, latents, model, train_vae
+from services.trainer.storybook import train_text_to_image as text_to_image
 from services.trainer.storybook.train_text_to_image import Trainer, TrainOptions, tokenise
 
 SIZE = model.ModelSize(text_width=64, text_layers=1, unet_channels=(16, 32), head_width=16, latent_px=8)
@@ -65,6 +67,18 @@ def test_resumed_run_is_the_same_run(tokenizer: CLIPTokenizer, tmp_path: Path) -
         torch.testing.assert_close(second.ema.shadow[name], value, rtol=0, atol=0, msg=name)
 
 
+def test_things_count_more_and_pictures_alike(tokenizer: CLIPTokenizer) -> None:
+    cover = torch.zeros(4, 8, 8, dtype=torch.uint8)
+    cover[0, :2], cover[1, 0, 0] = 255, 255
+    options = TrainOptions(batch=16, subject_weight=4.0)
+    trainer = Trainer(tokenizer, SIZE, torch.zeros(4, 4, 8, 8), np.arange(4), Book(), options, cover)
+    weights = trainer.batch()[-1]
+    assert weights.shape == (16, 1, 8, 8)
+    torch.testing.assert_close(weights.mean(dim=(1, 2, 3)), torch.ones(16))
+    ratios = {round(float(one.max() / one.min()), 3) for one in weights}
+    assert ratios == {1.0, 5.0}
+
+
 def test_any_text_tokenises(tokenizer: CLIPTokenizer) -> None:
     texts = ["", "a red dog", "Кошка спит", "🎉🐱", "zyx " * 500]
     ids = tokenise(tokenizer, texts)
@@ -113,6 +127,30 @@ def test_autoencoder_learns_resumes_and_exports_a_pipeline(tokenizer: CLIPTokeni
     ]
     assert pictures[0].size == (64, 64)
     assert (np.asarray(pictures[0]) == np.asarray(pictures[1])).all()
+
+    (tmp_path / "model_size.json").write_text(json.dumps(asdict(SIZE)))
+    export.export(tmp_path, tmp_path / "exported")
+    _goes_on_from(tmp_path / "exported", path, tmp_path / "second", trainer)
+
+
+def _goes_on_from(exported: Path, shard: Path, second: Path, first: Trainer) -> None:
+    beginning.begin(second, exported)
+    copied = dataset.shard_path(second, 64, 0)
+    copied.parent.mkdir()
+    np.save(copied, np.load(shard))
+    (copied.parent / "edition").write_text(dataset.EDITION)
+    path = text_to_image.train(second, 64, TrainOptions(steps=0))
+    begun = checkpoint.load(path)
+    for name, value in first.ema.shadow.items():
+        torch.testing.assert_close(begun["both"][name], value, rtol=2e-3, atol=1e-4, msg=name)
+    vae = beginning.read_vae(second)
+    pixels = torch.from_numpy(np.load(shard)[:4].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)
+    with torch.no_grad():
+        told = vae.encode(pixels).latent_dist.mean
+    found = train_vae.latent_space(second, 64).encode(pixels)
+    assert (found - told).square().mean() < 0.3 * told.square().mean()
+    with pytest.raises(FileExistsError, match="another --work-dir"):
+        beginning.begin(second, exported)
 
 
 def test_export_names_what_is_missing(tmp_path: Path) -> None:
