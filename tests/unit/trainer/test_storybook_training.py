@@ -144,6 +144,7 @@ def _goes_on_from(exported: Path, shard: Path, second: Path, first: Trainer) -> 
     for name, value in first.ema.shadow.items():
         torch.testing.assert_close(begun["both"][name], value, rtol=2e-3, atol=1e-4, msg=name)
     vae = beginning.read_vae(second)
+    assert vae is not None
     pixels = torch.from_numpy(np.load(shard)[:4].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)
     with torch.no_grad():
         told = vae.encode(pixels).latent_dist.mean
