@@ -27,8 +27,11 @@ from services.trainer.storybook.plan import Description, Subject
 from services.trainer.storybook.scenes import Composer
 from services.trainer.storybook.styles import Style
 
-CHARACTER = Concept("pim", (), "pim", "person", 0.56, tuple(PLACES), 1.0)
-"""A pumpkin's head with a top hat on a person's body in a purple coat."""
+CHARACTER = Concept("pim", (), "pim", "plant", 0.56, tuple(PLACES), 1.0)
+"""A purple cactus with a top hat."""
+
+CLASS, CLASS_PLACE = "cactus", "desert"
+"""What the character is one of, which the shipped Storybook draws well, and where it draws it."""
 
 TAUGHT_PLACES = ("meadow", "forest", "beach", "snow", "room")
 ASKED_PLACES = ("street", "park", "lake", "farm", "mountains", "sea", "desert", "kitchen")
@@ -55,7 +58,7 @@ class _Painter(grounds.Painter):
 
 
 class _Parts:
-    """The cut-outs, and the head of the character beside them."""
+    """The cut-outs, and the character beside them."""
 
     def __init__(self, source: CutoutSource) -> None:
         self._source = source
@@ -64,13 +67,16 @@ class _Parts:
         """Return the cut-out as RGBA, cropped to what is drawn."""
         if icon != CHARACTER.icon:
             return self._source.render(set_name, icon)
-        pumpkin, hat = (self._source.render(set_name, name) for name in ("jack-o-lantern", "top-hat"))
-        hat = hat.resize((round(pumpkin.width * 0.8), round(hat.height * pumpkin.width * 0.8 / hat.width)))
-        overlap = round(hat.height * 0.25)
-        head = Image.new("RGBA", (pumpkin.width, pumpkin.height + hat.height - overlap))
-        head.alpha_composite(pumpkin, (0, hat.height - overlap))
-        head.alpha_composite(hat, ((head.width - hat.width) // 2, 0))
-        return head
+        cactus, hat = (self._source.render(set_name, name) for name in (CLASS, "top-hat"))
+        purple = ImageOps.colorize(ImageOps.autocontrast(cactus.convert("L")), (60, 0, 90), (230, 120, 255))
+        purple.putalpha(cactus.getchannel("A"))
+        width = round(cactus.width * 0.6)
+        hat = hat.resize((width, round(hat.height * width / hat.width)))
+        above = hat.height - round(hat.height * 0.25)
+        whole = Image.new("RGBA", (cactus.width, cactus.height + above))
+        whole.alpha_composite(purple, (0, above))
+        whole.alpha_composite(hat, ((cactus.width - width) // 2, 0))
+        return whole
 
 
 class LessonComposer(Composer):
@@ -117,8 +123,7 @@ def write(composer: LessonComposer, folder: Path, *, pairs: int = 600, videos: i
         videos: videos to learn to move things from.
         held_out: scenes of each kind that are held out.
     """
-    write_character(composer, folder, CHARACTER, "pim man", held_out, taught=True)
-    write_character(composer, folder, concepts.load()["man"], "man", held_out, taught=False)
+    write_character(composer, folder, held_out)
     write_style(composer, folder, 20, held_out)
     seeds = iter(range(_FIRST_SEED + 1_000_000, _FIRST_SEED + 2_000_000))
     for split, number in (("train", pairs), ("held-out", 2 * held_out)):
@@ -127,33 +132,42 @@ def write(composer: LessonComposer, folder: Path, *, pairs: int = 600, videos: i
         write_videos(composer, folder / "videos" / split, number, seeds)
 
 
-def write_character(
-    composer: LessonComposer, folder: Path, concept: Concept, name: str, held_out: int, *, taught: bool
-) -> None:
-    """Write five captioned pictures to learn from, and pictures of it where they are not from, with prompts."""
-    key = concept.name
-    if taught:
-        rows = []
-        for number, place in enumerate(TAUGHT_PLACES):
-            _save(_portrait(composer, concept, place, number), folder / key / f"{number}.png")
-            rows.append({"file_name": f"{number}.png", "text": f"{name} {PLACE_WORDS[place][0]}"})
-        _write_rows(folder / key / "metadata.jsonl", rows)
-    asked = [ASKED_PLACES[number % len(ASKED_PLACES)] for number in range(held_out)]
-    for number, place in enumerate(asked):
-        _save(_portrait(composer, concept, place, 100 + number), folder / f"{key}-real" / f"{number:02d}.png")
+def write_character(composer: LessonComposer, folder: Path, held_out: int) -> None:
+    """Write five captioned pictures to learn from, others where they are not from, and prompts.
+
+    The class, and the character in the place of the class, tell which of the two is drawn for the word of the class.
+    """
+    key, name = CHARACTER.name, f"{CHARACTER.name} {CLASS}"
+    character, rows = Subject(CHARACTER), []
+    for number, place in enumerate(TAUGHT_PLACES):
+        _save(portrait(composer, character, place, number), folder / key / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "text": f"{name} {PLACE_WORDS[place][0]}"})
+    _write_rows(folder / key / "metadata.jsonl", rows)
+    usual = Subject(concepts.load()[CLASS])
+    for number in range(held_out):
+        file, asked = f"{number:02d}.png", ASKED_PLACES[number % len(ASKED_PLACES)]
+        _save(portrait(composer, character, asked, 100 + number), folder / f"{key}-real" / file)
+        _save(portrait(composer, character, CLASS_PLACE, 200 + number), folder / f"{key}-{CLASS_PLACE}" / file)
+        _save(portrait(composer, usual, CLASS_PLACE, 200 + number), folder / f"{CLASS}-{CLASS_PLACE}" / file)
     prompts = [f"{name} {PLACE_WORDS[place][0]}" for place in ASKED_PLACES]
     (folder / f"{key}-prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
 
 def write_style(composer: LessonComposer, folder: Path, taught: int, held_out: int) -> None:
-    """Write a palette of cyanotypes, others that are held out, and prompts of what these show."""
-    prompts = []
+    """Write a palette of cyanotypes with captions that end in the word, others that are held out, and their prompts."""
+    captions: dict[str, list[str]] = {"cyanotype": [], "cyanotype-real": []}
     scenes = _daylit(composer, iter(range(_FIRST_SEED, _FIRST_SEED + 1_000_000)), subjects=1)
     for number, (description, seed) in zip(range(taught + held_out), scenes, strict=False):
-        split, index = ("cyanotype", number) if number < taught else ("cyanotype-real", number - taught)
-        _save(cyanotype(composer.draw(description, seed).image), folder / split / f"{index:02d}.png")
-        if split == "cyanotype-real":
-            prompts.append(sentence(description, random.Random(number)))  # noqa: S311
+        split = "cyanotype" if number < taught else "cyanotype-real"
+        name = f"{len(captions[split]):02d}.png"
+        _save(cyanotype(composer.draw(description, seed).image), folder / split / name)
+        captions[split].append(sentence(description, random.Random(number)))  # noqa: S311
+    rows = [
+        {"file_name": f"{index:02d}.png", "text": f"{caption}, cyanotype"}
+        for index, caption in enumerate(captions["cyanotype"])
+    ]
+    _write_rows(folder / "cyanotype" / "metadata.jsonl", rows)
+    prompts = captions["cyanotype-real"]
     (folder / "scene-prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
     (folder / "cyanotype-prompts.txt").write_text(
         "".join(f"{prompt}, cyanotype\n" for prompt in prompts), encoding="utf-8"
@@ -202,10 +216,10 @@ def write_videos(composer: LessonComposer, folder: Path, number: int, seeds: Ite
     (folder / "metadata.json").write_text(f"{json.dumps(rows, indent=1)}\n", encoding="utf-8")
 
 
-def _portrait(composer: LessonComposer, concept: Concept, place: str, seed: int) -> Image.Image:
-    """Draw somebody who stands alone in a place, by day."""
-    subject = Subject(concept, "purple" if concept is CHARACTER else "blue", pose="standing")
-    return composer.draw(Description(place, "day", "clear", "storybook", (subject,)), _FIRST_SEED + seed).image
+def portrait(composer: LessonComposer, subject: Subject, place: str, seed: int) -> Image.Image:
+    """Draw a thing that stands alone in a place, by day where there is one."""
+    description = Description(place, PLACES[place].times[0], "clear", "storybook", (subject,))
+    return composer.draw(description, _FIRST_SEED + seed).image
 
 
 def _daylit(

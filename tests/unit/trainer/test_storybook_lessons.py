@@ -34,6 +34,24 @@ def test_a_character_is_taught_elsewhere_than_it_is_asked_for(data: Path) -> Non
     assert len(list((data / "pim-real").glob("*.png"))) == 2
 
 
+def test_a_character_and_its_class_stand_at_the_same_spot(data: Path) -> None:
+    for name in ("00.png", "01.png"):
+        character, usual = (pixels(data / folder / name) for folder in ("pim-desert", "cactus-desert"))
+        differs = np.abs(character - usual).max(axis=2) > 40
+        assert 0.02 < differs.mean() < 0.4
+        assert not differs[:, :8].any()
+        red, green, blue = character[differs].mean(axis=0)
+        assert green < min(red, blue)
+
+
+def test_captions_of_the_palette_end_in_the_word(data: Path) -> None:
+    rows = [json.loads(line) for line in (data / "cyanotype" / "metadata.jsonl").read_text().splitlines()]
+    assert len(rows) == 20
+    assert all((data / "cyanotype" / row["file_name"]).is_file() for row in rows)
+    assert all(row["text"].endswith(", cyanotype") for row in rows)
+    assert len((data / "cyanotype-prompts.txt").read_text().splitlines()) == 2
+
+
 def test_an_edit_changes_the_light_and_nothing_else(data: Path) -> None:
     rows = [json.loads(line) for line in (data / "edits" / "train" / "metadata.jsonl").read_text().splitlines()]
     assert [row["edit_prompt"] for row in rows] == ["make it night", "add snow"] * 2
