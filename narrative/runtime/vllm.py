@@ -4,6 +4,7 @@ Such a server must be out of reach for strangers: whoever reaches the endpoints 
 """
 
 import time
+from collections.abc import Callable
 
 import httpx
 import structlog
@@ -19,6 +20,31 @@ _LEVEL = "1"
 def server_root(url: str) -> str:
     """The address of a server whose OpenAI-compatible API is at ``url``, which may end in /v1."""
     return url.rstrip("/").removesuffix("/v1")
+
+
+def wake(attempt: Callable[[], None], restart_wait_s: float) -> None:
+    """Has a server waked; where that fails, again and again, until whatever supervises it has restarted it.
+
+    Args:
+        attempt: wakes it, or finds it awake; raises ServiceUnavailable where that fails.
+        restart_wait_s: longest time in which to try again.
+
+    Raises:
+        ServiceUnavailable: that of the last attempt, or of the first that the server refused for what it is.
+    """
+    until_s = time.monotonic() + restart_wait_s
+    is_first = True
+    while True:
+        try:
+            attempt()
+            return
+        except ServiceUnavailable as error:
+            if time.monotonic() >= until_s or _is_refusal(error.__cause__):
+                raise
+            if is_first:
+                log.warning("waking failed; waiting for the server's restart", reason=error.message)
+            is_first = False
+        time.sleep(_LOOK_S)
 
 
 class VllmServer:
@@ -43,17 +69,7 @@ class VllmServer:
         Raises:
             ServiceUnavailable: it does not wake, nor come back awake.
         """
-        until_s = time.monotonic() + self._restart_wait_s
-        while True:
-            try:
-                self._post("/wake_up", {})
-                self._expect(asleep=False)
-                return
-            except ServiceUnavailable as error:
-                if time.monotonic() >= until_s or _is_refusal(error.__cause__):
-                    raise
-                log.warning("the LLM server does not wake; waiting for its restart", reason=error.message)
-            time.sleep(_LOOK_S)
+        wake(self._wake, self._restart_wait_s)
 
     def offload(self) -> None:
         """Puts the server to sleep.
@@ -63,6 +79,10 @@ class VllmServer:
         """
         self._post("/sleep", {"level": _LEVEL})
         self._expect(asleep=True)
+
+    def _wake(self) -> None:
+        self._post("/wake_up", {})
+        self._expect(asleep=False)
 
     def _post(self, path: str, query: dict[str, str]) -> None:
         try:

@@ -83,7 +83,9 @@ class OmniEngine:
         settings = self._settings
         if settings.residency_target and settings.omni_bytes:
             self._leases = ServerLeases(
-                OmniServer(settings.omni_url, settings.omni_api_key, settings.omni_timeout_s),
+                OmniServer(
+                    settings.omni_url, settings.omni_api_key, settings.omni_timeout_s, settings.omni_startup_wait_s
+                ),
                 self._model,
                 int(settings.omni_bytes),
                 settings.omni_device,

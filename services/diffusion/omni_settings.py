@@ -22,7 +22,9 @@ class OmniSettings(LeasingSettings):
     omni_licence: str = Field("", description="SPDX identifier of the licence of that model's weights.")
     omni_api_key: str = Field("", repr=False, description="Bearer token; empty where the server asks for none.")
     omni_timeout_s: float = Field(600.0, gt=0, description="Longest one picture may take on the server, in seconds.")
-    omni_startup_wait_s: float = Field(900.0, ge=0, description="Seconds to wait at start for the server.")
+    omni_startup_wait_s: float = Field(
+        900.0, ge=0, description="Seconds to wait for the server at start, and for its restart where it does not wake."
+    )
     omni_max_concurrency: int = Field(4, ge=1, description="Pictures that the server draws at the same time.")
     omni_bytes: ByteSize = Field(
         ByteSize(0),

@@ -174,7 +174,7 @@ async def test_a_call_is_served_by_a_server_that_did_not_wake_and_was_restarted(
 def test_a_server_that_neither_wakes_nor_comes_back_is_named(vllm: Vllm) -> None:
     vllm.asleep, vllm.can_wake = True, False
     with pytest.raises(ServiceUnavailable, match="refused /wake_up"):
-        VllmServer(vllm.url, 5, restart_wait_s=0.1).load("host:0")
+        VllmServer(vllm.url, 5, restart_wait_s=1).load("host:0")
     assert len(vllm.posts) > 1
 
 

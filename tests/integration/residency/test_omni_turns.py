@@ -48,6 +48,20 @@ async def test_the_picture_server_sleeps_while_others_work_and_wakes_for_a_pictu
     assert omni.told == [sleep] + [("/v1/omni/wakeup", {"stage_ids": [0]}), sleep] * 2
 
 
+async def test_a_picture_server_that_does_not_wake_is_waited_for_until_it_was_restarted() -> None:
+    omni = FakeOmniServer()
+    omni.asleep, omni.can_sleep = True, False
+    server = await asyncio.start_server(omni.serve, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        waking = asyncio.create_task(asyncio.to_thread(OmniServer(url, "", 5, restart_wait_s=30).load, "host:0"))
+        while not omni.told:
+            await asyncio.sleep(0.01)
+        assert not waking.done()
+        omni.asleep, omni.can_sleep = False, True
+        await waking
+
+
 async def test_a_picture_server_without_sleep_mode_is_named() -> None:
     omni = FakeOmniServer()
     omni.can_sleep = False
