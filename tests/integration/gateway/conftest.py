@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+import pytest_asyncio
 import uvicorn
 
 from gateway.app import create_app
@@ -155,3 +156,17 @@ async def api(fakes: Ensemble, tmp_path: Path) -> AsyncIterator[Api]:
     """A gateway on SQLite."""
     async with serving(fakes, tmp_path) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def one_gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """A gateway for a whole file, whose tests change no settings; starting one takes longer than most of them."""
+    async with ensemble() as fakes, serving(fakes, tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture
+def shared_api(one_gateway: Api) -> Api:
+    """That gateway, around fakes that know nothing of earlier tests."""
+    one_gateway.ensemble.script.reset()
+    return one_gateway

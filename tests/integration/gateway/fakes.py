@@ -75,6 +75,10 @@ class Script:
 
     request_ids: list[str] = field(default_factory=list)
 
+    def reset(self) -> None:
+        """Forgets what a test has told it, and what it was asked."""
+        vars(self).update(vars(Script()))
+
     async def work(self, service: str, request: Any = None) -> None:
         self.calls[service] += 1
         self.request_ids.append(structlog.contextvars.get_contextvars().get("request_id", ""))

@@ -11,6 +11,13 @@ from narrative.errors import ImageUndecodable
 from tests.integration.gateway.conftest import Api
 from tests.integration.gateway.fakes import png
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    return shared_api
+
 
 async def edit(api: Api, *pictures: bytes, **fields: str) -> httpx.Response:
     files: Any = [("image", ("cat.png", picture, "image/png")) for picture in pictures] or {"user": (None, "")}

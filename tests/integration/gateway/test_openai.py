@@ -8,6 +8,13 @@ from narrative.errors import QueueFull
 from tests.integration.gateway.conftest import Api, wav
 from tests.integration.gateway.fakes import png
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    return shared_api
+
 
 async def transcribe(api: Api, **fields: str) -> str:
     response = await api.http.post("/v1/audio/transcriptions", files={"file": ("talk.wav", wav())}, data=fields)

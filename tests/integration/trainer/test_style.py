@@ -67,21 +67,14 @@ def test_palette_present_gives_an_artifact(train: Train, palette: Path, tmp_path
     assert about["data_digest"].startswith("sha256:")
 
 
-def test_palette_missing_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
-    arguments = ["--dataset-dir", str(tmp_path / "palette"), "--output-dir", str(tmp_path / "artist_seal")]
-    done = subprocess.run(
-        [sys.executable, "-m", "narrative.cli.main", "train", "style", "--model-id", "storybook", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    result = json.loads(done.stdout)
-    assert not result["success"]
-    assert f"{tmp_path / 'palette'}: no such folder" in result["error"]
-    assert "Data set cannot be used" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_palette_missing_is_an_error_and_leaves_nothing(train: Train, tmp_path: Path) -> None:
+    places = {"dataset_dir": tmp_path / "palette", "output_dir": tmp_path / "artist_seal"}
+    trained = train("style", model_id="storybook", **places)
+    assert trained.status == 1
+    assert not trained.result["success"]
+    assert f"{tmp_path / 'palette'}: no such folder" in trained.result["error"]
+    assert "Data set cannot be used" in trained.said
+    assert "Traceback" not in trained.said
     assert list(tmp_path.iterdir()) == []
 
 

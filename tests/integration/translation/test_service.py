@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+import pytest_asyncio
 
 from narrative.errors import InvalidParameter, QueueFull
 from narrative.runtime.channel import open_channel, rpc_errors
@@ -37,6 +38,13 @@ async def translate(
     )
     with rpc_errors("translation"):
         return await stub.Translate(request)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def two_engines() -> AsyncIterator[grpc.aio.Channel]:
+    """One service for all requests that it refuses: loading gloss takes longer than they do."""
+    async with running(engines=["fake", "gloss"]) as channel:
+        yield channel
 
 
 async def test_gloss_is_the_default_and_is_listed() -> None:
@@ -79,10 +87,12 @@ async def test_same_language_comes_back_untouched() -> None:
         ({"target": "e\n"}, "target_language", "ISO 639-1"),
     ],
 )
-async def test_bad_requests_say_what_is_accepted(request_: dict[str, str], field: str, message: str) -> None:
-    async with running(engines=["fake", "gloss"]) as channel:
-        with pytest.raises(InvalidParameter, match=message) as caught:
-            await translate(channel, "дом", **request_)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_bad_requests_say_what_is_accepted(
+    two_engines: grpc.aio.Channel, request_: dict[str, str], field: str, message: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=message) as caught:
+        await translate(two_engines, "дом", **request_)
     assert caught.value.field == field
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from narrative.errors import InvalidInput, InvalidParameter
-from services.trainer.evaluation import gate
+from services.trainer.evaluation import cli, gate
 from services.trainer.evaluation.report import Report
 from services.trainer.evaluation.words import error_rates
 
@@ -72,7 +72,15 @@ def evaluate(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_command_measures_gates_and_refuses(tmp_path):
+def evaluate_here(monkeypatch, capsys, *arguments):
+    """Exit status, output and errors of the command in this process, which has loaded what it needs already."""
+    monkeypatch.setattr(sys, "argv", ["narrate evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_the_command_measures_gates_and_refuses(tmp_path, monkeypatch, capsys):
     said, heard = tmp_path / "said.txt", tmp_path / "heard.txt"
     said.write_text("раз два\nтри четыре\n", encoding="utf-8")
     heard.write_text("раз два\nтри пять\n", encoding="utf-8")
@@ -83,13 +91,13 @@ def test_the_command_measures_gates_and_refuses(tmp_path):
     assert (tmp_path / "scores.json").read_text() == done.stdout
     assert "lower" in done.stderr
 
-    done = evaluate(*files, "--require", "wer<=0.2")
-    assert done.returncode == 3
-    assert json.loads(done.stdout)["scores"]["wer"] == 0.25
-    assert "wer<=0.2 (measured 0.25)" in done.stderr
+    status, written, told = evaluate_here(monkeypatch, capsys, *files, "--require", "wer<=0.2")
+    assert status == 3
+    assert json.loads(written)["scores"]["wer"] == 0.25
+    assert "wer<=0.2 (measured 0.25)" in told
 
     heard.write_text("раз два\n", encoding="utf-8")
-    done = evaluate(*files)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "has 2 lines and" in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    status, written, told = evaluate_here(monkeypatch, capsys, *files)
+    assert (status, written) == (1, "")
+    assert "has 2 lines and" in " ".join(told.split())
+    assert "Traceback" not in told
