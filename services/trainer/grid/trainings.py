@@ -90,8 +90,9 @@ class Trainings:
                     report(line.rstrip())
                 answer = child.stdout.read()
             except BaseException:
-                # It saves a checkpoint.
+                # It saves a checkpoint, and says so: somebody must listen, or it dies of a broken pipe before.
                 child.terminate()
+                child.communicate()
                 raise
         if child.returncode:
             raise _error(child.returncode, answer, folder)

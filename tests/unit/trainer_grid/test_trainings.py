@@ -1,9 +1,11 @@
 """Trainings behind a grid: what differs in its steps only is one run, where that gives the same weights."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from services.trainer.grid import trainings as grid_trainings
 from services.trainer.grid.plan import Cell
 from services.trainer.grid.trainings import Trainings
 
@@ -45,3 +47,33 @@ def test_a_rate_that_falls_to_the_last_step_is_trained_whole(settings: Path, tmp
     trainings = Trainings("dreambooth", settings, tmp_path / "trainings")
     assert trainings.run_settings(Cell(steps=250)) == {"run_dir": None}
     assert trainings.run_settings(Cell(rank=4)) == {"run_dir": None}
+
+
+TALKATIVE = """
+import signal, sys
+from pathlib import Path
+
+def save(*_):
+    print("more than a pipe holds " * 10_000, file=sys.stderr, flush=True)
+    Path(sys.argv[1]).write_text("checkpoint")
+    raise SystemExit(143)
+
+signal.signal(signal.SIGTERM, save)
+print("step 1", file=sys.stderr, flush=True)
+signal.pause()
+"""
+
+
+def test_a_training_whose_grid_is_stopped_is_heard_out_until_its_checkpoint_is_there(
+    settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "saved"
+    monkeypatch.setattr(grid_trainings, "COMMAND", [sys.executable, "-c", TALKATIVE, str(saved)])
+
+    def stop(_: str) -> None:
+        # What the grid's command does on SIGTERM.
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        Trainings("dreambooth", settings, tmp_path / "trainings").train(Cell(rank=4), stop)
+    assert saved.read_text() == "checkpoint"
