@@ -80,7 +80,7 @@ class Trainings:
                 stderr=subprocess.PIPE,
                 text=True,
             ) as child,
-            folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log,
+            folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8", buffering=1) as log,
         ):
             assert child.stdout is not None
             assert child.stderr is not None
