@@ -1,17 +1,19 @@
 """What does a step of each recipe cost, beside a plain loop of the same maths? Ratios from one run.
 
     python -m benchmarks.train [--model storybook] [--resolution 128] [--batch 1] [--steps 20] [--rounds 3]
-                               [--threads 1] [--gradient-checkpointing] [--recipe NAME]
+                               [--threads 1] [--gradient-checkpointing] [--return-memory] [--recipe NAME]
 
 The plain loops (``benchmarks/plain_training.py``) are what one would write first: every step opens its files, encodes
 them, and denoises or listens; all parts stay in memory. Recipe and loop take turns, each in a process of its own, on
 the same data, with the same adapter, batch and accumulation. Times are processor time, so that other work on the cores
-counts little; memory is the peak of the whole process, libraries included.
+counts little; memory is the peak of the whole process, libraries included. The last ratio is of what training takes
+beyond the libraries: the peaks less that of a process that only imports what both need.
 """
 
 import argparse
 import importlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -114,11 +116,25 @@ def recipe(name, options):
     return durations
 
 
+def libraries(name):
+    """Imports what recipe and loop both need, model classes included; no step is taken."""
+    importlib.import_module("benchmarks.plain_training")
+    classes = {"diffusers": ["AutoencoderKL", "UNet2DConditionModel"], "transformers": ["CLIPTextModel"]}
+    if name == "whisper_lora":
+        classes = {"transformers": ["WhisperForConditionalGeneration", "WhisperProcessor"]}
+    for module, names in classes.items():
+        for one in names:
+            getattr(importlib.import_module(module), one)
+
+
 def worker(options):
     import torch
 
     torch.set_num_threads(options.threads)
-    if options.way == "recipe":
+    if options.way == "libraries":
+        libraries(options.recipe)
+        durations = [0.0] * 3
+    elif options.way == "recipe":
         durations = recipe(options.recipe, options)
     else:
         plain = importlib.import_module("benchmarks.plain_training")
@@ -137,8 +153,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gradient-checkpointing", action="store_true", help="in the recipe; the loop keeps all")
+    parser.add_argument("--return-memory", action="store_true", help="recipe: blocks from 128 KiB go back when freed")
     parser.add_argument("--recipe", choices=RECIPES)
-    parser.add_argument("--way", choices=["recipe", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=["libraries", "recipe", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
@@ -147,24 +164,26 @@ def main():
     names = ("model", "resolution", "batch", "steps", "threads")
     shared = [part for name in names for part in (f"--{name}", getattr(options, name))]
     shared += ["--gradient-checkpointing"] * options.gradient_checkpointing
-    print(f"{'recipe':26s} {'plain':>16s} {'recipe':>16s}   ratios (time, memory)")
+    print(f"{'recipe':26s} {'plain':>16s} {'recipe':>16s}   ratios (time, memory, memory beyond libraries)")
     for name in [options.recipe] if options.recipe else RECIPES:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "data"
             data.mkdir()
             {"pix2pix": make_edits, "whisper_lora": make_clips}.get(name, make_pictures)(data)
-            seen = {"plain": [], "recipe": []}
+            seen = {"libraries": [], "plain": [], "recipe": []}
             for _ in range(options.rounds):
                 for way, found in seen.items():
                     command = [sys.executable, "-m", "benchmarks.train", "--way", way, "--recipe", name, *shared]
                     command = [*map(str, command), "--data", str(data)]
-                    done = subprocess.run(command, check=True, capture_output=True)
+                    returned = {"MALLOC_MMAP_THRESHOLD_": "131072"} if options.return_memory and way == "recipe" else {}
+                    done = subprocess.run(command, check=True, capture_output=True, env={**os.environ, **returned})
                     found.append(json.loads(done.stdout.splitlines()[-1]))
         step = {way: statistics.median(one["step_s"] for one in found) for way, found in seen.items()}
         peak = {way: statistics.median(one["peak_mib"] for one in found) for way, found in seen.items()}
         ways = [f"{step[way]:.3f} s {peak[way]:4.0f} MiB" for way in ("plain", "recipe")]
-        ratios = f"{step['recipe'] / step['plain']:.2f}, {peak['recipe'] / peak['plain']:.2f}"
-        print(f"{name:26s} {ways[0]:>16s} {ways[1]:>16s}   {ratios}", flush=True)
+        beyond = (peak["recipe"] - peak["libraries"]) / (peak["plain"] - peak["libraries"])
+        ratios = f"{step['recipe'] / step['plain']:.2f}, {peak['recipe'] / peak['plain']:.2f}, {beyond:.2f}"
+        print(f"{name:26s} {ways[0]:>16s} {ways[1]:>16s}   {ratios} ({peak['libraries']:.0f} MiB)", flush=True)
 
 
 if __name__ == "__main__":
