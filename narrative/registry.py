@@ -87,7 +87,7 @@ class Registry:
         content = json.dumps([*map(asdict, stored), dict(description)], sort_keys=True, default=str)
         version = hashlib.sha256(content.encode()).hexdigest()[:32]
         entry = Entry(name, version, datetime.now(UTC).isoformat(timespec="seconds"), description, stored)
-        earlier = await self._find(name)
+        earlier = await self.find(name)
         for file, path in files.items():
             with path.open("rb") as opened:
                 await self._objects.put(self.key(entry, file), opened)
@@ -105,11 +105,19 @@ class Registry:
             NotFound: names those there are.
         """
         self._check(name)
-        entry = await self._find(name)
+        entry = await self.find(name)
         if entry is None:
             known = ", ".join(await self.names()) or "none"
             raise self._missing(f"no {_noun(self._kind)} {name!r}; there are: {known}", field=self._field)
         return entry
+
+    async def find(self, name: str) -> Entry | None:
+        """One of them, None where there is none; what an upload that was cut off left is none."""
+        try:
+            content = json.loads(await self._objects.get(f"{self._kind}/{name}/{ENTRY_NAME}"))
+        except NotFound:
+            return None
+        return Entry(**{**content, "files": tuple(_stored_file(file) for file in content["files"])})
 
     async def names(self) -> list[str]:
         """The names of all, sorted."""
@@ -118,7 +126,7 @@ class Registry:
 
     async def entries(self) -> list[Entry]:
         """All of them, by name."""
-        found = [await self._find(name) for name in await self.names()]
+        found = [await self.find(name) for name in await self.names()]
         return [entry for entry in found if entry is not None]
 
     async def delete(self, name: str) -> None:
@@ -153,13 +161,6 @@ class Registry:
                 raise WeightsCorrupt(
                     f"{_noun(self._kind)} {entry.name!r}: {file.name} in the object store is not what was published"
                 )
-
-    async def _find(self, name: str) -> Entry | None:
-        try:
-            content = json.loads(await self._objects.get(f"{self._kind}/{name}/{ENTRY_NAME}"))
-        except NotFound:
-            return None
-        return Entry(**{**content, "files": tuple(_stored_file(file) for file in content["files"])})
 
     def key(self, entry: Entry, file: str) -> str:
         """Where in the object store a file of an entry is, or something made of it that is to go with it."""

@@ -82,7 +82,7 @@ class AdapterExchange:
             asyncio.run(self._objects.put(key, file))
 
     async def _fetch_upload(self, asked: AdapterFile, path: Path) -> None:
-        if asked.name in await self._registry.names():
+        if await self._registry.find(asked.name) is not None:
             raise Conflict(f"there is an adapter {asked.name!r}; delete it first, or take another name", field="name")
         size_bytes = await self._objects.size(asked.key)
         if size_bytes is None:

@@ -216,6 +216,14 @@ async def test_requests_that_are_not_accepted(serve, store):
             await exchange.publish("new", content, object="incoming/nothing")
 
 
+async def test_what_a_killed_import_left_does_not_take_the_name(serve, store):
+    async with serve("sd") as channel:
+        exchange = Exchange(channel, store)
+        await Objects(str(store)).put("adapters/cut-off/0123abcd/pytorch_lora_weights.safetensors", b"half of")
+        await exchange.publish("cut-off", save(kohya_file(SD_LAYERS)))
+        assert (await exchange.registry.entry("cut-off")).name == "cut-off"
+
+
 def test_ranks_and_alphas_are_in_the_header(tmp_path):
     """What diffusers itself would make of a file without them is another picture."""
     layer = Layer(torch.ones(2, 16), torch.ones(16, 2), 7.0)
