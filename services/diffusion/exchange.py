@@ -1,6 +1,7 @@
 """Adapters in and out: files that were made elsewhere into the registry, and those of the registry for elsewhere."""
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,19 @@ from narrative.objects import Objects
 from narrative.registry import ADAPTERS, Entry, Registry
 from services.diffusion.adapters import WEIGHTS_NAME, adapter_name
 from services.diffusion.engine import AdapterFile
-from services.diffusion.lora_file import fitting, most_common_rank, read_tensors, write_diffusers, write_kohya
+from services.diffusion.lora_file import (
+    fitting,
+    kohya_notes,
+    most_common_rank,
+    read_tensors,
+    write_diffusers,
+    write_kohya,
+)
 from services.diffusion.model_folder import ModelCard
 
 KOHYA_NAME = "kohya.safetensors"
+# Apart from the entry, for tags of the data may fill megabytes.
+_NOTES_NAME = "kohya-notes.json"
 
 
 class AdapterExchange:
@@ -43,7 +53,10 @@ class AdapterExchange:
             asyncio.run(self._fetch_upload(asked, Path(folder) / "upload"))
             found = read_tensors(Path(folder) / "upload")
             card, lora = fitting(found, self._bases(asked.base), asked.alpha)
-            path = write_diffusers(lora, card.family, Path(folder))
+            files = {WEIGHTS_NAME: write_diffusers(lora, card.family, Path(folder))}
+            if notes := kohya_notes(found):
+                files[_NOTES_NAME] = Path(folder) / _NOTES_NAME
+                files[_NOTES_NAME].write_text(json.dumps(notes), encoding="utf-8")
             rank, alpha = most_common_rank(lora)
             description: dict[str, Any] = {
                 "name": asked.name,
@@ -58,7 +71,7 @@ class AdapterExchange:
                 "data_digest": None,
                 "metrics": None,
             }
-            asyncio.run(self._registry.publish(asked.name, {WEIGHTS_NAME: path}, description))
+            asyncio.run(self._registry.publish(asked.name, files, description))
 
     def in_kohya_form(self, name: str) -> str:
         """The key of an adapter's file in kohya's form in the object store; it is made when it is first asked for.
@@ -77,7 +90,9 @@ class AdapterExchange:
     def _write_kohya(self, entry: Entry, folder: Path, key: str) -> None:
         asyncio.run(self._registry.fetch(entry, folder))
         card, lora = fitting(read_tensors(folder / WEIGHTS_NAME), self._bases(""), None)
-        write_kohya(lora, card, folder / KOHYA_NAME)
+        notes = folder / _NOTES_NAME
+        kept = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
+        write_kohya(lora, card, folder / KOHYA_NAME, kept)
         with (folder / KOHYA_NAME).open("rb") as file:
             asyncio.run(self._objects.put(key, file))
 

@@ -125,8 +125,16 @@ def write_diffusers(lora: Lora, family: str, folder: Path) -> Path:
     return path
 
 
-def write_kohya(lora: Lora, card: ModelCard, path: Path) -> None:
+def kohya_notes(found: LoraTensors) -> dict[str, str]:
+    """What kohya's trainer noted in a file's header: settings, tags of the data, the model's card."""
+    return {name: text for name, text in found.metadata.items() if name.startswith(("ss_", "modelspec."))}
+
+
+def write_kohya(lora: Lora, card: ModelCard, path: Path, notes: Mapping[str, str]) -> None:
     """Writes a file in kohya's form.
+
+    Args:
+        notes: of ``kohya_notes``, for a file that came in this form.
 
     Raises:
         InvalidInput: it has layers that this form has no names for.
@@ -144,6 +152,7 @@ def write_kohya(lora: Lora, card: ModelCard, path: Path) -> None:
         tensors,
         path,
         metadata={
+            **notes,
             "ss_network_module": "networks.lora",
             "ss_network_dim": str(ranks.most_common(1)[0][0]),
             "ss_network_alpha": str(alphas.most_common(1)[0][0]),

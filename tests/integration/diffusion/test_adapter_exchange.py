@@ -72,11 +72,13 @@ class Exchange:
             )
 
     async def kohya(self, name: str) -> dict[str, torch.Tensor]:
+        return load(await self.kohya_file(name))
+
+    async def kohya_file(self, name: str) -> bytes:
         request = diffusion_pb2.ExportAdapterRequest(name=name, form=diffusion_pb2.ADAPTER_FORM_KOHYA)
         with rpc_errors("diffusion"):
             answer = await self._stub.ExportAdapter(request)
-        content = await self._objects.get(answer.object)
-        return load(content)
+        return await self._objects.get(answer.object)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -95,6 +97,23 @@ async def test_a_kohya_file_comes_back_bit_for_bit(serve, store, base, layers, d
         assert torch.equal(back[key], tensor), key
     assert (described["base"], described["trigger_word"], described["licence"]) == (base, "seal", "MIT")
     assert described["rank"] in (2, 3)
+
+
+async def test_what_kohyas_trainer_noted_comes_back(serve, store):
+    notes = {"ss_tag_frequency": '{"10_seal": {"a seal": 5}}', "modelspec.title": "тюлень", "ss_network_dim": "9"}
+    async with serve("sd") as channel:
+        exchange = Exchange(channel, store)
+        await exchange.publish("noted", save(kohya_file(SD_LAYERS), {**notes, "format": "pt"}))
+        content = await exchange.kohya_file("noted")
+        await exchange.registry.delete("noted")
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    assert {name: header[name] for name in notes if name != "ss_network_dim"} == {
+        "ss_tag_frequency": notes["ss_tag_frequency"],
+        "modelspec.title": "тюлень",
+    }
+    # As the layers are, whatever was said of them.
+    assert header["ss_network_dim"] in ("2", "3")
+    assert "format" not in header
 
 
 async def test_an_imported_file_draws_what_it_says(serve, draw, tiny, store, tmp_path):
