@@ -11,6 +11,7 @@ a time.
 
 import argparse
 import asyncio
+import random
 import statistics
 import tempfile
 import threading
@@ -80,7 +81,7 @@ class Asr:
 
 
 class Translation:
-    """Eight Russian sentences, their words in another order in every eighth request; result: their English."""
+    """Eight Russian sentences, their words in one of 64 orders; result: their English."""
 
     unit = "requests"
     calls_in_a_round = 50  # One takes milliseconds.
@@ -89,7 +90,8 @@ class Translation:
         self.engines = {"in-process": GlossEngine(), "triton": TritonEngine(TranslationSettings(triton_url=url))}
         lines = [line.split() for line in (SPEECH / "russian.txt").read_text().splitlines() if line.strip()]
         # The engine glosses equal lines of a batch once.
-        self._texts = [[" ".join(line[by:] + line[:by]) for line in lines] for by in range(8)]
+        orders = map(random.Random, range(64))
+        self._texts = [[" ".join(order.sample(line, len(line))) for line in lines] for order in orders]
         self._executors = {"in-process": BoundedExecutor("gloss", 1, 64), "triton": BoundedExecutor("gloss", 64, 0)}
 
     def work(self, way: str, number: int) -> object:
