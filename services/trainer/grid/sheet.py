@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import PIL.Image
 from PIL import ImageDraw, ImageFont
@@ -29,8 +30,8 @@ def lay_out(
     font = ImageFont.load_default(_FONT_PX)
     first = pictures[0][0]
     width, height = tile_px, round(tile_px * first.height / first.width)
-    column_labels = [_wrapped(label, font, width) for label in _labels(columns)]
-    row_labels = [_wrapped(label, font, max(width, 120)) for label in _labels(rows)]
+    column_labels = [_wrapped(label, font, width) for label in labels_of(columns)]
+    row_labels = [_wrapped(label, font, max(width, 120)) for label in labels_of(rows)]
     left = 2 * _GAP_PX + max(round(font.getlength(line)) for label in row_labels for line in label)
     top = 2 * _GAP_PX + _LINE_PX * max(map(len, column_labels))
     total = left + len(column_labels) * (width + _GAP_PX)
@@ -56,8 +57,14 @@ def lay_out(
     return sheet
 
 
-def _labels(axis: Axis) -> list[str]:
-    return list(axis.values) if axis.name == "prompt" else [f"{axis.title} {value}" for value in axis.values]
+def labels_of(axis: Axis) -> list[str]:
+    """What stands beside or above the pictures of each value."""
+    if axis.name == "prompt":
+        return list(axis.values)
+    names = [Path(value).name for value in axis.values]
+    # Of a folder its own name says enough, unless another has it too.
+    shown = names if axis.name == "adapter" and len(set(names)) == len(names) else axis.values
+    return [f"{axis.title} {value}" for value in shown]
 
 
 def _wrapped(text: str, font: Font, width_px: int, most: int = _MOST_LINES) -> list[str]:

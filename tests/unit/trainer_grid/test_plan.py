@@ -7,7 +7,7 @@ import pytest
 
 from narrative.errors import InvalidParameter
 from services.trainer.grid.plan import Axis, make_grid
-from services.trainer.grid.sheet import lay_out
+from services.trainer.grid.sheet import labels_of, lay_out
 
 
 def test_every_place_has_its_values_and_a_file_of_its_own() -> None:
@@ -58,6 +58,12 @@ def test_what_cannot_be_is_named(rows: str, columns: str, fixed: dict[str, objec
 def test_something_must_be_drawn() -> None:
     with pytest.raises(InvalidParameter, match="say what to draw"):
         make_grid("seed=1", "guidance=1", {})
+
+
+def test_adapters_are_labelled_by_the_names_of_their_folders_while_those_differ() -> None:
+    assert labels_of(Axis("adapter", ("none", "runs/pim"))) == ["adapter none", "adapter pim"]
+    assert labels_of(Axis("adapter", ("a/pim", "b/pim"))) == ["adapter a/pim", "adapter b/pim"]
+    assert labels_of(Axis("prompt", ("a fox and/or a cat",))) == ["a fox and/or a cat"]
 
 
 def test_pictures_stand_under_their_labels() -> None:
