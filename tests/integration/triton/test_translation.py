@@ -42,14 +42,19 @@ def test_texts_are_those_of_the_engine_in_process(engine: TritonEngine, speech: 
 def test_requests_are_put_together_and_answered_each_with_its_own(engine: TritonEngine, triton: TritonServer) -> None:
     texts = ["кошка", "дом", "красное яблоко", "лес"] * 8
     alone = {text: engine.translate([text], "ru", "en") for text in set(texts)}
+    # Words that it has never met keep it busy for a moment, or it would answer faster than threads can ask.
+    begun = [a + b for a in ("бу", "го", "пе") for b in ("ди", "фо", "жа", "ме")]
+    unmet = [" ".join(word + end for end in ("ла", "ну", "ки")) for word in begun]
     requests_before, batches_before = triton.executions("translation")
 
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(17) as pool:
+        busy = pool.submit(engine.translate, unmet, "ru", "en")
         answers = list(pool.map(lambda text: engine.translate([text], "ru", "en"), texts))
+        assert len(busy.result()) == len(unmet)
 
     requests, batches = triton.executions("translation")
     assert answers == [alone[text] for text in texts]
-    assert requests - requests_before == len(texts)
+    assert requests - requests_before == len(texts) + 1
     assert batches - batches_before < len(texts)
 
 

@@ -129,7 +129,7 @@ def test_a_gain_over_a_baseline_has_an_interval(folders, judges, tmp_path):
     report = measured(before)
     assert list(report.scores) == ["similarity", "similarity_gain", "l1"]
     without = score(before, real, judges, "similarity").scores["similarity"]
-    assert report.scores["similarity_gain"] == pytest.approx(report.scores["similarity"] - without)
+    assert report.scores["similarity_gain"] == pytest.approx(report.scores["similarity"] - without, abs=1e-6)
     low, high = report.about["similarity_gain_interval"]
     assert low < report.scores["similarity_gain"] < high
     assert measured(generated).about["similarity_gain_interval"] == (0, 0)
