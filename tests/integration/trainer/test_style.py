@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,14 @@ def test_the_defaults_are_those_of_the_specification(tmp_path: Path) -> None:
     assert config.name == "artist_seal"
 
 
-def test_palette_present_gives_an_artifact(train: Train, palette: Path, tmp_path: Path) -> None:
+def test_palette_present_gives_an_artifact_without_a_network(
+    train: Train, palette: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("a training asked the network for something")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
     contract = {
         "datasetDir": str(palette),
         "outputDir": str(tmp_path / "artist_seal"),
