@@ -152,8 +152,7 @@ def _run(args: argparse.Namespace) -> None:
             subject_weight=args.subject_weight,
             seed=args.seed,
         )
-        # What others are given to share must exist before they start.
-        dataset.open_composer(args.work_dir, SIZE_PX)
+        train_text_to_image.prepare(args.work_dir, SIZE_PX)
         work = functools.partial(train_text_to_image.train, args.work_dir, SIZE_PX, options)
         parallel.run(work, args.workers, max(1, args.threads))
     elif args.command == "pack":
@@ -177,7 +176,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    known = concepts.load()
+    known = dataset.known(args.work_dir)
     judge = Judge.load(args.judge or judge_training.judge_path(args.work_dir), known)
     illustrator = sheet.PipelineIllustrator(args.folder, args.steps, args.guidance_scale)
     composer = dataset.open_composer(args.work_dir, illustrator.size_px)

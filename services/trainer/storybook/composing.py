@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from services.trainer.storybook import concepts, cutouts, dataset, parts
+from services.trainer.storybook import cutouts, dataset, parts
 from services.trainer.storybook.plan import Planner
 from services.trainer.storybook.scenes import Composer
 
@@ -54,7 +54,7 @@ def tokens_path(pictures: Path) -> Path:
 
 def write_tokens(work_dir: Path, pictures: Path) -> None:
     """Word and tokenise the captions of a shard."""
-    book = dataset.CaptionBook(Planner(concepts.load()))
+    book = dataset.CaptionBook(Planner(dataset.known(work_dir)))
     tokenizer = FastTokenizer(work_dir / "tokenizer")
     texts = [book.caption(seed, wording) for seed in dataset.seeds_of(pictures) for wording in range(WORDINGS)]
     path = tokens_path(pictures)
@@ -90,7 +90,7 @@ def main() -> None:
         parser.add_argument(name, type=int)
     args = parser.parse_args()
     library = cutouts.CutoutLibrary(parts.icon_files(args.parts_dir))
-    composer = Composer(library, concepts.load(), args.size_px)
+    composer = Composer(library, dataset.known(args.work_dir), args.size_px)
     captioned = (args.work_dir / "tokenizer").exists()
     for shard in range(args.number, -(-args.scenes // dataset.SHARD_SCENES), args.workers):
         pictures = dataset.shard_path(args.work_dir, args.size_px, args.first_shard + shard)

@@ -21,7 +21,7 @@ GROUPS = {
 GROUPS["everywhere"] = (*GROUPS["outdoors"], "room", "kitchen", "classroom")
 """Names for what many concepts share; ``places`` of an entry may name them."""
 
-HEIGHTS = {"small": 0.24, "medium": 0.38, "large": 0.50, "huge": 0.64, "wide": 0.25, "widelarge": 0.32}
+HEIGHTS = {"small": 0.32, "medium": 0.45, "large": 0.56, "huge": 0.67, "wide": 0.30, "widelarge": 0.37}
 """Height of a size class as a fraction of the picture, for a subject that stands alone in the middle distance."""
 
 KINDS = frozenset(

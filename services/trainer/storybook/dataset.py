@@ -17,7 +17,7 @@ SHARD_SCENES = 500
 PATCH_PX = 8
 """Side of what one cell of a latent stands for."""
 
-EDITION = "2"
+EDITION = "3"
 """Changes whenever the same seed would give another scene, so that captions are never put to pictures of another."""
 
 
@@ -36,10 +36,28 @@ def check_edition(work_dir: Path) -> None:
         )
 
 
+def things(work_dir: Path) -> int:
+    """Return of how many of the commonest things the scenes of ``work_dir`` are; 0 for all."""
+    return _mark(work_dir)[1]
+
+
+def keep_to(work_dir: Path, things: int) -> None:
+    """Have the scenes of ``work_dir`` composed of so many of the commonest things; 0 for all.
+
+    Raises:
+        EditionError: if scenes of another edition, or of another number of things, are there.
+    """
+    check_edition(work_dir)
+    folder = work_dir / "scenes"
+    if _mark(work_dir)[1] != things and any(folder.glob("*.npy")):
+        raise EditionError(f"{folder} holds scenes of another number of things; take another --work-dir")
+    _set_mark(work_dir, things)
+
+
 def known(work_dir: Path) -> dict[str, concepts.Concept]:
     """Return the things that the scenes of ``work_dir`` may show: all, or the commonest it was begun with."""
-    _, things = _mark(work_dir)
-    return concepts.commonest(concepts.load(), things) if things else concepts.load()
+    count = things(work_dir)
+    return concepts.commonest(concepts.load(), count) if count else concepts.load()
 
 
 def open_composer(work_dir: Path, size_px: int) -> Composer:
@@ -61,11 +79,7 @@ def write_shards(work_dir: Path, size_px: int, first: int, last: int, things: in
     Raises:
         EditionError: if the folder holds scenes of another edition, or of another number of things.
     """
-    check_edition(work_dir)
-    begun = shards(work_dir, size_px)
-    if begun and _mark(work_dir)[1] != things:
-        raise EditionError(f"{begun[0].parent} holds scenes of another number of things; take another --work-dir")
-    _set_mark(work_dir, things)
+    keep_to(work_dir, things)
     composer = open_composer(work_dir, size_px)
     for shard in range(first, last):
         path = shard_path(work_dir, size_px, shard)

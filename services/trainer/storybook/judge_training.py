@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from services.trainer.storybook import composing, concepts, dataset, initialise, parts
+from services.trainer.storybook import composing, dataset, initialise, parts
 from services.trainer.storybook.judge import Judge, JudgeSize, labels
 from services.trainer.storybook.plan import Planner
 
@@ -47,10 +47,14 @@ def judge_path(work_dir: Path) -> Path:
 
 
 def compose(work_dir: Path, options: JudgeOptions) -> None:
-    """Compose the judge's scenes; those already there are kept."""
+    """Compose the judge's scenes, of the same things as those of ``work_dir``; those already there are kept.
+
+    Raises:
+        EditionError: if scenes of another edition or of other things are there.
+    """
     first = FIRST_SEED // dataset.SHARD_SCENES
     folder = work_dir / "judge"
-    dataset.check_edition(folder)
+    dataset.keep_to(folder, dataset.things(work_dir))
     workers = composing.start(
         folder, options.size.size_px, options.workers, options.scenes, first_shard=first, parts_dir=work_dir
     )
@@ -67,7 +71,7 @@ def train(work_dir: Path, options: JudgeOptions, clock: Callable[[], float] = ti
     """
     folder, device = work_dir / "judge", torch.device(options.device)
     dataset.check_edition(folder)
-    known = concepts.load()
+    known = dataset.known(folder)
     torch.manual_seed(options.seed)
     judge = Judge(known, options.size).to(device)
     initialise.channels_last(judge)
@@ -117,7 +121,7 @@ def _scenes(folder: Path, size_px: int, judge: Judge) -> tuple[list[np.ndarray],
     paths = dataset.shards(folder, size_px)
     if not paths:
         raise FileNotFoundError(f"no scenes for a judge in {folder}")
-    planner = Planner(concepts.load())
+    planner = Planner(dataset.known(folder))
     wanted = [labels(planner.plan(seed), judge.numbers) for path in paths for seed in dataset.seeds_of(path)]
     return [np.load(path, mmap_mode="r") for path in paths], torch.tensor(wanted)
 

@@ -24,7 +24,7 @@ PLACE_WEIGHTS = {
 }  # fmt: skip
 TIME_WEIGHTS = {"day": 0.56, "night": 0.18, "sunset": 0.15, "morning": 0.11}
 WEATHER_WEIGHTS = {"clear": 0.64, "cloudy": 0.10, "rain": 0.12, "snow": 0.08, "fog": 0.06}
-COUNT_WEIGHTS = {0: 0.10, 1: 0.48, 2: 0.32, 3: 0.10}
+COUNT_WEIGHTS = {0: 0.06, 1: 0.60, 2: 0.27, 3: 0.07}
 GROUNDED = ("person", "figure", "animal", "head")
 SEATS = ("sofa", "bench", "chair", "bed")
 COATS = ("red", "blue", "green", "yellow", "white", "black", "orange", "purple", "pink", "brown", "grey")
@@ -130,7 +130,7 @@ class Planner:
             return Subject(concept, colour, rng.choice((2, 3)) if countable and rng.random() < 0.16 else 1)
         pose = "sitting" if PLACES[place].grassy and rng.random() < 0.22 else "standing"
         holding = None
-        if pose == "standing" and rng.random() < 0.26:
+        if pose == "standing" and rng.random() < 0.20:
             held = {c.name: c.weight for c in self._concepts.values() if c.hold}
             held |= {name: 16.0 for name in held if name == "umbrella"}
             if held:

@@ -210,6 +210,18 @@ def make_tokenizer(work_dir: Path, captions: Captions, seeds: Iterable[int]) -> 
     return model.train_tokenizer((captions.caption(seed, 0) for seed in seeds), folder)
 
 
+def prepare(work_dir: Path, size_px: int) -> None:
+    """Write what several processes of ``train`` would otherwise write at once: latents and tokenizer.
+
+    Raises:
+        EditionError: if the scenes are those of another edition of the planner.
+        FileNotFoundError: if there is no scene.
+    """
+    dataset.check_edition(work_dir)
+    encode_shards(work_dir, size_px)
+    make_tokenizer(work_dir, dataset.CaptionBook(Planner(dataset.known(work_dir))), range(20_000))
+
+
 def train(work_dir: Path, size_px: int, options: TrainOptions, size: model.ModelSize | None = None) -> Path:
     """Train up to ``options.steps`` steps, resuming from the run's checkpoint; return the checkpoint.
 
