@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
@@ -221,8 +220,6 @@ class Services:
                 response = await stub.Check(request, timeout=self._settings.list_deadline_s)
         except NarrativeError as error:
             return error.message
-        except grpc.RpcError as error:
-            return str(error)
         if response.status != health_pb2.HealthCheckResponse.SERVING:
             return f"{service} is not ready: it is loading its models or shutting down"
         return ""

@@ -87,7 +87,7 @@ class Emitter:
     async def waiting(self, error: NarrativeError) -> None:
         """Says that the job waits for a service, and why."""
         self._waits += 1
-        structlog.get_logger().warning("waiting for a service", detail=error.message)
+        structlog.get_logger().warning("waiting for a service", detail=str(error))
         now = datetime.now(UTC).isoformat()
         self.emit(f"waiting:{now}:{self._waits}", "waiting", {"detail": error.message})
 

@@ -82,6 +82,8 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 async def _narrative_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, NarrativeError)
+    if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.info("request failed", error=type(error).__name__, detail=str(error))
     return response_of(error, request.url.path)
 
 

@@ -209,7 +209,7 @@ class Worker(ABC, Generic[J]):
             log.error("unforeseen error", exc_info=error)
             error = NarrativeError(f"the gateway failed unexpectedly; request id {job.request_id}")
         else:
-            log.info("job failed", kind=self._kind, error=type(error).__name__, detail=error.message)
+            log.info("job failed", kind=self._kind, error=type(error).__name__, detail=str(error))
         return dict(to_problem(error, instance=f"{self._path}/{job.id}"))
 
 

@@ -46,14 +46,18 @@ class NarrativeError(Exception):
     """Base of all errors raised on purpose.
 
     The message is for the person who made the call: what was wrong and what is accepted.
+
+    Args:
+        where: an address or whatever else only the operator may see. It is in ``str``, which is for logs, and never in
+            ``message``, which goes to callers.
     """
 
     grpc_code = grpc.StatusCode.INTERNAL
     http_status = 500
     title = "Internal error"
 
-    def __init__(self, message: str, *, field: str = "", retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, field: str = "", retry_after_s: float = 0.0, where: str = "") -> None:
+        super().__init__(f"{message} ({where})" if where else message)
         self.message = message
         self.field = field
         self.retry_after_s = retry_after_s
@@ -232,7 +236,7 @@ def from_rpc_error(error: grpc.RpcError, service: str) -> NarrativeError:
             return named_error(detail.type, detail.message, field=detail.field, retry_after_s=detail.retry_after_s)
     code, said = error.code(), error.details()
     if code is grpc.StatusCode.UNAVAILABLE:
-        return ServiceUnavailable(f"{service} cannot be reached: {said}", retry_after_s=1.0)
+        return ServiceUnavailable(f"{service} cannot be reached", retry_after_s=1.0, where=said or "")
     by_code: dict[grpc.StatusCode, type[NarrativeError]] = {
         cls.grpc_code: cls for cls in NarrativeError.__subclasses__()
     }

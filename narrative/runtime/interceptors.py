@@ -78,7 +78,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     yield
             except NarrativeError as error:
                 code = error.grpc_code
-                log.info("call failed", error=type(error).__name__, detail=error.message)
+                log.info("call failed", error=type(error).__name__, detail=str(error))
                 await self._abort(context, error)
             except TimeoutError:
                 late = DeadlineExceeded(f"{self._service} did not finish {method} in time")

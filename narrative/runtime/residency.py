@@ -150,8 +150,10 @@ class ResidencyClient:
                 raise ServiceUnavailable(f"the {self._name} service is stopping", retry_after_s=2.0)
             # The service's own refusal says more, so it gets a moment longer.
             if asked.deadline_s - time.monotonic() < -1.0:
-                where = "is busy" if self._stream.is_connected else f"does not answer at {self._target}"
-                raise ResourceExhausted(f"{asked.model} got no memory: residency {where}", retry_after_s=5.0)
+                why = "is busy" if self._stream.is_connected else "does not answer"
+                raise ResourceExhausted(
+                    f"{asked.model} got no memory: residency {why}", retry_after_s=5.0, where=self._target
+                )
             asked.answered.wait(_LOOK_S)
         if asked.refused is not None:
             raise refusal(asked.model, asked.refused, self._wait_s)

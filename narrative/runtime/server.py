@@ -163,7 +163,7 @@ async def _serve(service: Service, settings: ServiceSettings, tracing: bool) -> 
     log.info("draining", drain_s=settings.drain_s)
     await server.stop()
     if isinstance(failure, NarrativeError):
-        log.error("cannot start", error=type(failure).__name__, detail=failure.message)
+        log.error("cannot start", error=type(failure).__name__, detail=str(failure))
         raise SystemExit(1)
     if failure is not None:
         raise failure

@@ -49,7 +49,7 @@ class TritonModel:
     def __init__(self, settings: TritonSettings) -> None:
         self._settings = settings
         self._model = settings.triton_model
-        self._where = f"Triton at {settings.triton_url}"
+        self._where = settings.triton_url
         self._client: Any = InferenceServerClient(settings.triton_url, channel_args=_OPTIONS)
         self._control = TritonControl(self._client, settings, self._where)
         self._leases: ServerLeases | None = None
@@ -166,7 +166,7 @@ class TritonModel:
         # Whoever waits for the end must hear of it, whatever happened.
         except Exception as error:
             log.exception("asking Triton failed", model=self._model)
-            tell(End(NarrativeError(f"{self._where}: {type(error).__name__}")))
+            tell(End(NarrativeError(f"Triton: {type(error).__name__}", where=self._where)))
         else:
             tell(End())
 

@@ -26,7 +26,7 @@ class TritonControl:
     Args:
         client: to be closed by whoever made it.
         settings: the model's name and the limits of time.
-        where: the server, for messages.
+        where: address of the server, for logs.
     """
 
     def __init__(self, client: InferenceServerClient, settings: TritonSettings, where: str) -> None:
@@ -49,7 +49,7 @@ class TritonControl:
             except NarrativeError as error:
                 if time.monotonic() >= until_s:
                     raise
-                log.debug("waiting for Triton", reason=error.message)
+                log.debug("waiting for Triton", reason=str(error))
             time.sleep(_LOOK_S)
 
     def load(self) -> None:
@@ -66,8 +66,9 @@ class TritonControl:
                 known = sorted({model.name for model in self._index()})
                 if self._model not in known:
                     raise ModelNotFound(
-                        f"{self._where} has no model {self._model!r}; its repository has {', '.join(known) or 'none'}",
+                        f"Triton has no model {self._model!r}; its repository has {', '.join(known) or 'none'}",
                         field="model",
+                        where=self._where,
                     )
             self._have_loaded()
 
@@ -94,14 +95,15 @@ class TritonControl:
                 # It still ends what it was working on.
                 while self._is_unloading():
                     if time.monotonic() >= until_s:
-                        raise ServiceUnavailable(f"{self._where} does not get {self._model} unloaded")
+                        raise ServiceUnavailable(f"Triton does not get {self._model} unloaded", where=self._where)
                     time.sleep(_LOOK_S)
             except InferenceServerException as error:
                 # A server that is gone has given the memory back.
                 if self._is_live():
                     raise ServiceUnavailable(
-                        f"{self._where} cannot unload {self._model}: {error.message()}; it must have been started with "
-                        "--model-control-mode=explicit, or this service without bytes to give up"
+                        f"Triton cannot unload {self._model}: {error.message()}; it must have been started with "
+                        "--model-control-mode=explicit, or this service without bytes to give up",
+                        where=self._where,
                     ) from error
 
     @contextlib.contextmanager
@@ -112,7 +114,7 @@ class TritonControl:
         except InferenceServerException as error:
             raise from_triton(error.message(), error.status(), self._where, self._model) from error
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self._where) from error
+            raise from_rpc_error(error, "Triton") from error
 
     def _have_loaded(self) -> None:
         started_s = time.monotonic()
@@ -121,7 +123,7 @@ class TritonControl:
         except InferenceServerException as error:
             # The rest is where in the code it was, which the server's log has too.
             why = error.message().partition("\n")[0]
-            raise ServiceUnavailable(f"{self._where} cannot load {self._model}: {why}") from error
+            raise ServiceUnavailable(f"Triton cannot load {self._model}: {why}", where=self._where) from error
         self.loads += 1
         log.info("Triton loaded", model=self._model, load_s=round(time.monotonic() - started_s, 2))
 

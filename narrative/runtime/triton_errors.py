@@ -33,7 +33,7 @@ def from_triton(text: str, status: str | None, where: str, model: str) -> Narrat
     Args:
         text: what Triton says.
         status: gRPC status as tritonclient writes it; None where the call itself went well.
-        where: the server, for messages.
+        where: address of the server, for logs.
     """
     if (start := text.find("{")) >= 0:
         try:
@@ -43,13 +43,15 @@ def from_triton(text: str, status: str | None, where: str, model: str) -> Narrat
         else:
             return named_error(detail.type, detail.message, field=detail.field, retry_after_s=detail.retry_after_s)
     if "unknown model" in text:
-        return ModelAway(f"{where} does not have {model} loaded: {text}", retry_after_s=2.0)
+        return ModelAway(f"Triton does not have {model} loaded: {text}", retry_after_s=2.0, where=where)
     if "maximum queue size" in text:
-        return QueueFull(f"as many requests for {model} wait at {where} as may; try again later", retry_after_s=2.0)
+        return QueueFull(
+            f"as many requests for {model} wait at Triton as may; try again later", retry_after_s=2.0, where=where
+        )
     if "timeout expired" in text or status == "StatusCode.DEADLINE_EXCEEDED":
-        return DeadlineExceeded(f"{where} did not answer in time")
+        return DeadlineExceeded("Triton did not answer in time", where=where)
     if "tub process" in text:
-        return ModelDied(f"the process of {model} at {where} has died: {text}", retry_after_s=5.0)
+        return ModelDied(f"Triton's process of {model} has died: {text}", retry_after_s=5.0, where=where)
     if status == "StatusCode.UNAVAILABLE":
-        return ServiceUnavailable(f"{where} cannot be reached: {text}", retry_after_s=1.0)
-    return NarrativeError(f"{where}: {text}")
+        return ServiceUnavailable("Triton cannot be reached", retry_after_s=1.0, where=f"{where}: {text}")
+    return NarrativeError(f"Triton: {text}", where=where)

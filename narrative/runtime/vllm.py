@@ -42,7 +42,7 @@ def wake(attempt: Callable[[], None], restart_wait_s: float) -> None:
             if time.monotonic() >= until_s or _is_refusal(error.__cause__):
                 raise
             if is_first:
-                log.warning("waking failed; waiting for the server's restart", reason=error.message)
+                log.warning("waking failed; waiting for the server's restart", reason=str(error))
             is_first = False
         time.sleep(_LOOK_S)
 
@@ -89,8 +89,9 @@ class VllmServer:
             httpx.post(f"{self._root}{path}", params=query, timeout=self._timeout_s).raise_for_status()
         except httpx.HTTPError as error:
             raise ServiceUnavailable(
-                f"the server at {self._root} refused {path}: {error}; start vLLM with --enable-sleep-mode and "
-                "VLLM_SERVER_DEV_MODE=1, or set no bytes that it gives up under residency"
+                f"the LLM server refused {path}; start vLLM with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1, or "
+                "set no bytes that it gives up under residency",
+                where=f"{self._root}: {error}",
             ) from error
 
     def _expect(self, *, asleep: bool) -> None:
@@ -98,9 +99,12 @@ class VllmServer:
             answer = httpx.get(f"{self._root}/is_sleeping", timeout=self._timeout_s).raise_for_status()
             is_asleep = answer.json()["is_sleeping"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise ServiceUnavailable(f"the server at {self._root} does not say whether it sleeps: {error}") from error
+            raise ServiceUnavailable(
+                "the LLM server does not say whether it sleeps", where=f"{self._root}: {error}"
+            ) from error
         if is_asleep is not asleep:
-            raise ServiceUnavailable(f"the server at {self._root} {'stays awake' if asleep else 'does not wake'}")
+            stays = "stays awake" if asleep else "does not wake"
+            raise ServiceUnavailable(f"the LLM server {stays}", where=self._root)
 
 
 def _is_refusal(cause: BaseException | None) -> bool:

@@ -56,15 +56,17 @@ class OmniClient:
             except NarrativeError as error:
                 if time.monotonic() > until:
                     raise ServiceUnavailable(
-                        f"the vLLM-Omni server at {settings.omni_url} did not become ready within "
-                        f"{settings.omni_startup_wait_s:g} s: {error.message}"
+                        f"the vLLM-Omni server did not become ready within {settings.omni_startup_wait_s:g} s: "
+                        f"{error.message}",
+                        where=settings.omni_url,
                     ) from error
             await asyncio.sleep(_ASK_AGAIN_S)
         wanted = settings.omni_model or (names[0] if names else "")
         if wanted not in names or not wanted:
             raise ServiceUnavailable(
-                f"the vLLM-Omni server at {settings.omni_url} serves {', '.join(names) or 'no model'}, not {wanted!r}; "
-                "set NARRATIVE_DIFFUSION__OMNI_MODEL"
+                f"the vLLM-Omni server serves {', '.join(names) or 'no model'}, not {wanted!r}; "
+                "set NARRATIVE_DIFFUSION__OMNI_MODEL",
+                where=settings.omni_url,
             )
         return wanted
 
@@ -99,26 +101,28 @@ class OmniClient:
             raise _refusal(error.response, url) from error
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(
-                f"the vLLM-Omni server at {url} did not answer within {self._settings.omni_timeout_s:g} s"
+                f"the vLLM-Omni server did not answer within {self._settings.omni_timeout_s:g} s", where=url
             ) from error
         except httpx.HTTPError as error:
             raise ServiceUnavailable(
-                f"the vLLM-Omni server at {url} cannot be reached: {error}", retry_after_s=2.0
+                "the vLLM-Omni server cannot be reached", retry_after_s=2.0, where=f"{url}: {error}"
             ) from error
         except (binascii.Error, ValueError, KeyError, TypeError) as error:
-            raise ModelOutputInvalid(f"the server at {url} does not speak vLLM-Omni's image API: {error}") from error
+            raise ModelOutputInvalid(
+                f"the vLLM-Omni server does not speak vLLM-Omni's image API: {error}", where=url
+            ) from error
 
 
 def _refusal(response: httpx.Response, url: str) -> NarrativeError:
     said, status = _said(response), response.status_code
     if status == httpx.codes.TOO_MANY_REQUESTS:
-        return ResourceExhausted(f"the vLLM-Omni server at {url} is busy: {said}", retry_after_s=2.0)
+        return ResourceExhausted(f"the vLLM-Omni server is busy: {said}", retry_after_s=2.0, where=url)
     # One server has one model; that it is another than the one at start is nothing that a caller could mend.
     if status in (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY) and not said.startswith("Model mismatch"):
         return InvalidInput(f"vLLM-Omni refuses the request: {said}")
     if status >= httpx.codes.INTERNAL_SERVER_ERROR and "out of memory" in said.lower():
         return OutOfMemory("the device of the vLLM-Omni server has no room for a picture of this size")
-    return ServiceUnavailable(f"the vLLM-Omni server at {url} answered {status}: {said}", retry_after_s=2.0)
+    return ServiceUnavailable(f"the vLLM-Omni server answered {status}: {said}", retry_after_s=2.0, where=url)
 
 
 def _said(response: httpx.Response) -> str:

@@ -54,9 +54,10 @@ class OmniServer:
             # Of one that was awake already: "SKIPPED".
             failed = [ack for ack in answer.get("acks", ()) if ack["status"] != "SUCCESS"]
             if answer["status"] not in ("SUCCESS", "SKIPPED") or failed:
-                raise ServiceUnavailable(f"{url} failed: {answer}"[:300])
+                raise ServiceUnavailable(f"the vLLM-Omni server failed at {what}: {answer}"[:300], where=url)
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ServiceUnavailable(
-                f"{url} failed: {str(error).partition(chr(10))[0]}; start vLLM-Omni with --enable-sleep-mode, or set "
-                "NARRATIVE_DIFFUSION__OMNI_BYTES to 0"
+                f"the vLLM-Omni server failed at {what}; start it with --enable-sleep-mode, or set "
+                "NARRATIVE_DIFFUSION__OMNI_BYTES to 0",
+                where=f"{url}: {str(error).partition(chr(10))[0]}",
             ) from error

@@ -88,8 +88,8 @@ class OpenAiLlm:
                 except openai.OpenAIError as error:
                     if time.monotonic() > until:
                         raise ServiceUnavailable(
-                            f"the LLM server at {settings.llm_url} did not become ready within "
-                            f"{settings.startup_wait_s:g} s: {error}"
+                            f"the LLM server did not become ready within {settings.startup_wait_s:g} s: {error}",
+                            where=settings.llm_url,
                         ) from error
                 await asyncio.sleep(0.2)
 
@@ -183,7 +183,7 @@ class OpenAiLlm:
         # The client does not check what it parses: another kind of server may answer 200 with anything.
         choices = getattr(completion, "choices", None)
         if not choices:
-            raise ModelOutputInvalid(f"the LLM server at {settings.llm_url} gave no answer")
+            raise ModelOutputInvalid("the LLM server gave no answer", where=settings.llm_url)
         choice = choices[0]
         return Answer(choice.message.content or "", choice.finish_reason != "length")
 
@@ -193,26 +193,26 @@ class OpenAiLlm:
         try:
             yield
         except openai.APITimeoutError as error:
-            raise DeadlineExceeded(f"the LLM server at {url} did not answer within {timeout_s:g} s") from error
+            raise DeadlineExceeded(f"the LLM server did not answer within {timeout_s:g} s", where=url) from error
         except openai.APIConnectionError as error:
-            raise ServiceUnavailable(f"the LLM server at {url} cannot be reached", retry_after_s=2.0) from error
+            raise ServiceUnavailable("the LLM server cannot be reached", retry_after_s=2.0, where=url) from error
         except openai.APIStatusError as error:
             if adapter and error.status_code == httpx.codes.NOT_FOUND:
                 self.adapters = tuple(name for name in self.adapters if name != adapter)
                 raise self._unknown(adapter) from error
             raise self._translated(error) from error
         except (openai.OpenAIError, ValueError) as error:
-            raise ModelOutputInvalid(f"{url} does not speak the protocol: {error}") from error
+            raise ModelOutputInvalid(f"the LLM server does not speak the protocol: {error}", where=url) from error
 
     def _translated(self, error: openai.APIStatusError) -> NarrativeError:
         url, said = self._settings.llm_url, _said(error)
         if error.status_code in (429, 503):
             return ResourceExhausted(
-                f"the LLM server at {url} is busy: {said}", retry_after_s=_retry_after_s(error.response.headers)
+                f"the LLM server is busy: {said}", retry_after_s=_retry_after_s(error.response.headers), where=url
             )
         if error.status_code >= 500 or error.status_code in (401, 403, 404):
-            return ServiceUnavailable(f"the LLM server at {url} answered {error.status_code}: {said}")
-        return ModelOutputInvalid(f"the LLM server at {url} refused the request ({error.status_code}): {said}")
+            return ServiceUnavailable(f"the LLM server answered {error.status_code}: {said}", where=url)
+        return ModelOutputInvalid(f"the LLM server refused the request ({error.status_code}): {said}", where=url)
 
 
 @dataclass(frozen=True)

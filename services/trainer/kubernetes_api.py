@@ -92,7 +92,7 @@ class KubernetesApi:
                     raise ServiceUnavailable(f"the log of {pod} cannot be read: {_message(response)}")
                 yield from response.iter_lines()
         except httpx.HTTPError as error:
-            raise ServiceUnavailable(f"the log of {pod} broke off: {error}") from error
+            raise ServiceUnavailable(f"the log of {pod} broke off", where=str(error)) from error
 
     @property
     def _batch(self) -> str:
@@ -114,7 +114,9 @@ class KubernetesApi:
         try:
             return self._http.request(method, path, headers=self._headers(), **kwargs)
         except httpx.HTTPError as error:
-            raise ServiceUnavailable(f"the Kubernetes API does not answer: {error}", retry_after_s=5.0) from error
+            raise ServiceUnavailable(
+                "the Kubernetes API does not answer", retry_after_s=5.0, where=str(error)
+            ) from error
 
     def _headers(self) -> dict[str, str]:
         # Read every time: Kubernetes replaces it within the hour.

@@ -140,7 +140,9 @@ class LlmEngine:
         except openai.BadRequestError as error:
             raise InvalidInput(f"the LLM refused the text: {error.message}", field="texts") from error
         except openai.OpenAIError as error:
-            raise ServiceUnavailable(f"LLM at {self._settings.llm_base_url}: {error}", retry_after_s=1.0) from error
+            raise ServiceUnavailable(
+                f"the LLM: {error}", retry_after_s=1.0, where=self._settings.llm_base_url
+            ) from error
         return (completion.choices[0].message.content or "") if completion.choices else ""
 
 

@@ -132,7 +132,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
     (port,) = free_ports(1)
     engine = TritonEngine(TranslationSettings(triton_url=f"127.0.0.1:{port}", triton_startup_wait_s=0))
     try:
-        with pytest.raises(ServiceUnavailable, match=f"Triton at 127.0.0.1:{port} cannot be reached"):
+        with pytest.raises(ServiceUnavailable, match=rf"Triton cannot be reached \(127.0.0.1:{port}"):
             engine.load()
     finally:
         engine.close()
@@ -151,7 +151,7 @@ def test_a_model_that_was_killed_is_loaded_anew_and_a_server_that_was_is_found_a
         assert answers == [before] * 4
 
         own_triton.kill()
-        with pytest.raises(ServiceUnavailable, match="Triton at"):
+        with pytest.raises(ServiceUnavailable, match="Triton"):
             engine.translate(["кошка"], "ru", "en")
         own_triton.start()
         assert _once_it_is_found(lambda: engine.translate(["кошка"], "ru", "en")) == before

@@ -39,6 +39,16 @@ def test_a_lost_connection_names_the_service() -> None:
     assert error.retry_after_s > 0
 
 
+def test_where_a_service_was_looked_for_is_for_logs_only() -> None:
+    said = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.7:50054: Connection refused (111)"
+
+    error = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE, said), "diffusion")
+
+    assert to_problem(error)["detail"] == "diffusion cannot be reached"
+    assert "10.0.0.7:50054" in str(error)
+    assert b"10.0.0.7" not in to_detail(error)
+
+
 def test_problem_document_has_what_rfc_9457_names() -> None:
     problem = to_problem(QueueFull("32 requests wait already", retry_after_s=3.0), "/v1/narratives")
 

@@ -12,7 +12,7 @@ from narrative.errors import (
 )
 from narrative.runtime.triton_errors import ModelAway, ModelDied, from_triton, to_triton
 
-WHERE, MODEL = "Triton at 10.0.0.1:8001", "diffusion"
+WHERE, MODEL = "10.0.0.1:8001", "diffusion"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,11 @@ def test_an_error_of_the_model_comes_back_as_it_was_raised(raised: NarrativeErro
         ("Request timeout expired", None, DeadlineExceeded),
         ("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED", DeadlineExceeded),
         ("Stub process 'diffusion_0_0' is not healthy.", None, ModelDied),
-        ("failed to connect to all addresses", "StatusCode.UNAVAILABLE", ServiceUnavailable),
+        (
+            "failed to connect to all addresses; ipv4:10.0.0.1:8001: refused",
+            "StatusCode.UNAVAILABLE",
+            ServiceUnavailable,
+        ),
         ("unexpected shape for input {REQUEST}", "StatusCode.INVALID_ARGUMENT", NarrativeError),
     ],
 )
@@ -49,4 +53,6 @@ def test_what_triton_says_itself_becomes_the_nearest_error(
     error = from_triton(text, status, WHERE, MODEL)
 
     assert type(error) is expected
-    assert WHERE in error.message
+    assert "Triton" in error.message
+    assert WHERE in str(error)
+    assert WHERE not in error.message
