@@ -9,6 +9,8 @@ from typing import NoReturn
 
 import typer
 
+from narrative import interrupts
+
 # The programs have help and options of their own.
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -32,4 +34,5 @@ def _become(module: str, context: typer.Context) -> NoReturn:
     # Threads that wait for others would otherwise spin, and on shared cores keep the others from working.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.stdout.flush()
+    interrupts.hold()
     os.execv(sys.executable, [sys.executable, "-m", module, *context.args])  # noqa: S606

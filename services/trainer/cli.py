@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from narrative import interrupts
 from narrative.errors import Cancelled, NarrativeError, NotFound, ServiceUnavailable
 from services.trainer import launch, recipes
 from services.trainer.arguments import read_config
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recipe, *rest = arguments
     result: dict[str, Any] = {"success": False}
     try:
+        interrupts.release()
         config_class = _config_class(recipe)
         if {"-h", "--help"} & set(rest):
             _help(recipe, config_class)

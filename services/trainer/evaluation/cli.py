@@ -13,11 +13,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from narrative import interrupts
 from narrative.errors import InvalidParameter, NarrativeError
 from services.trainer.evaluation import gate
 from services.trainer.evaluation.report import Report
 
 UNMET = 3
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="narrate evaluate",
@@ -130,10 +132,13 @@ def main() -> None:
     """Runs the command line; an error meant for people becomes one line, not a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
+        interrupts.release()
         app(prog_name="narrate evaluate")
     except NarrativeError as error:
         err.print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except OSError as error:
         err.print(f"[bold red]Cannot be written:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from narrative import interrupts
 from narrative.errors import Cancelled, NarrativeError, ServiceUnavailable
 from services.trainer.cli import INTERRUPTED, STOPPED
 from services.trainer.grid.plan import Cell, make_grid
@@ -83,6 +84,7 @@ def main() -> None:
     # As an exception, so that a training under way is told too, and saves a checkpoint.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     try:
+        interrupts.release()
         app(prog_name="narrate grid")
     except NarrativeError as error:
         err.print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)

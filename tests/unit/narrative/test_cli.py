@@ -1,5 +1,8 @@
 """The command line against what people give it: one line that says what was wrong, whatever is in it."""
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,6 +56,47 @@ def test_no_gateway_and_no_key(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
 ) -> None:
     assert said in told(monkeypatch, capsys, "gpus", *arguments)
+
+
+# Stands before the real rich: says that its import has begun in the program that is waited for, and stays there until
+# Ctrl-C has come.
+_SLOW_RICH = """
+import signal, sys, time
+if {program!r} in " ".join(sys.orig_argv):
+    print("importing", flush=True)
+    until_s = time.monotonic() + 20
+    while signal.SIGINT not in signal.sigpending() and time.monotonic() < until_s:
+        time.sleep(0.01)
+sys.path.remove({folder!r})
+del sys.modules["rich"]
+import rich
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [
+        (["models", "list"], "narrative.cli.main"),
+        (["train", "style"], "services.trainer.cli"),
+        (["evaluate", "speech"], "services.trainer.evaluation.cli"),
+        (["grid", "scales"], "services.trainer.grid.cli"),
+    ],
+)
+def test_an_interrupt_while_it_imports_is_quiet(arguments: list[str], program: str, tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text(_SLOW_RICH.format(program=program, folder=str(tmp_path)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "narrative.cli.main", *arguments],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+
+    _, said = process.communicate(timeout=60)
+    assert (said, process.returncode) == ("", 130)
 
 
 def test_an_adapter_is_no_path() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from narrative.cli.main import app
+from narrative.cli.app import app
 from narrative.cli.plan import make_plan
 from narrative.errors import InvalidParameter, OutOfMemory
 from narrative.profiles import Turn, load_profile
