@@ -49,8 +49,9 @@ def is_default(said: str, value: Any) -> bool:
 @pytest.mark.parametrize("process", sorted(READMES))
 def test_settings_of_a_readme_are_settings_with_these_defaults(process: str) -> None:
     fields = SETTINGS[process].model_fields
-    wrong = []
-    for names, defaults in rows(READMES[process]):
+    wrong, table = [], list(rows(READMES[process]))
+    assert table
+    for names, defaults in table:
         for name, said in zip(names, defaults, strict=True):
             if name not in fields:
                 wrong.append(f"{name} is no setting")
