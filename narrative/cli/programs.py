@@ -1,4 +1,4 @@
-"""`narrate train`, `grid` and `evaluate`: programs of the trainer, each in a process of its own.
+"""`narrate train`, `grid`, `evaluate` and `data`: programs of the trainer, each in a process of its own.
 
 The program takes the place of this process, so that signals reach it and this command line imports no torch.
 """
@@ -28,6 +28,11 @@ def grid(context: typer.Context) -> None:
 def evaluate(context: typer.Context) -> None:
     """Measure speech (WER, CER) or pictures (CLIP-I, CLIP-T, DINO, FID, KID, IS)."""
     _become("services.trainer.evaluation.cli", context)
+
+
+def data(context: typer.Context) -> None:
+    """Check a data set of sound, pictures or edits, or build a clean one of it."""
+    _become("services.trainer.data.cli", context)
 
 
 def _become(module: str, context: typer.Context) -> NoReturn:

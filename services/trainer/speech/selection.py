@@ -65,7 +65,7 @@ def select(clips: Sequence[Clip], limits: Limits, count_tokens: Callable[[str], 
         except AudioUndecodable as error:
             dropped[clip.name] = f"broken: {error.message}"
             continue
-        reason = _unfit(audio, clean(clip.text), limits, count_tokens)
+        reason = unfit(audio, clean(clip.text), limits, count_tokens)
         if reason:
             dropped[clip.name] = reason
         else:
@@ -77,8 +77,14 @@ def select(clips: Sequence[Clip], limits: Limits, count_tokens: Callable[[str], 
     return Report(kept, kept_s, dropped)
 
 
-def _unfit(audio: Audio, text: str, limits: Limits, count_tokens: Callable[[str], int]) -> str:
-    """Why a clip cannot be used, "" where it can."""
+def unfit(audio: Audio, text: str, limits: Limits, count_tokens: Callable[[str], int]) -> str:
+    """Why a clip cannot be used, "" where it can.
+
+    Args:
+        audio: float32 (samples,), [-1, 1], 16 kHz mono.
+        text: cleaned.
+        count_tokens: tokens of a text.
+    """
     duration_s = audio.size / SAMPLE_RATE_HZ
     words = plain(text)
     if not words:

@@ -80,6 +80,7 @@ import rich
         (["train", "style"], "services.trainer.cli"),
         (["evaluate", "speech"], "services.trainer.evaluation.cli"),
         (["grid", "scales"], "services.trainer.grid.cli"),
+        (["data", "recordings"], "services.trainer.data.cli"),
     ],
 )
 def test_an_interrupt_while_it_imports_is_quiet(arguments: list[str], program: str, tmp_path: Path) -> None:
