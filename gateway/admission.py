@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
 from gateway.clients import names_of
-from gateway.jobs import QUEUED, Job, digest, now_us, same_request
+from gateway.jobs import Job, digest
 from gateway.options import NarrativeOptions
 from gateway.parts import Gateway
 from gateway.speakers import WHISPER, drawing_request
@@ -53,27 +52,20 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
     options = order.options.model_dump(mode="json")
     request_digest = digest(order.audio_digest, json.dumps(options, sort_keys=True))
     key_digest = digest(caller, idempotency_key) if idempotency_key else None
-    if key_digest is not None:
-        earlier = await gateway.jobs.by_key(key_digest)
-        if earlier is not None:
-            return same_request(earlier, request_digest, "narrative")
+    earlier = await gateway.jobs.earlier(key_digest, request_digest)
+    if earlier is not None:
+        return earlier
     await check_options(gateway, order.options)
     if gateway.narrator.unfinished >= gateway.settings.max_queued_narratives:
         raise QueueFull("as many narratives wait as may wait; try again later", retry_after_s=30.0)
-    job = Job(
-        id=secrets.token_hex(16),
-        created_at_us=now_us(),
-        finished_at_us=None,
-        status=QUEUED,
-        executor_id=gateway.settings.executor_id,
-        request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
-        request_digest=request_digest,
-        idempotency_digest=key_digest,
+    job = Job.queued(
+        gateway.settings.executor_id,
+        request_digest,
+        key_digest,
         filename=order.filename,
         media_type=order.media_type,
         audio_bytes=order.audio_bytes,
         options=options,
-        error=None,
     )
     try:
         await order.store_audio(audio_key(job.id))

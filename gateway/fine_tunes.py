@@ -6,19 +6,17 @@ What has been learned is in the trainer's checkpoints under the job's id, so a j
 import hashlib
 import json
 import re
-import secrets
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway.database import Database, job_columns, metadata
 from gateway.datasets import Datasets
 from gateway.events import Emitter, EventLog
-from gateway.jobs import QUEUED, UNFINISHED, BaseJob, JobTable, digest, now_us, same_request
+from gateway.jobs import UNFINISHED, BaseJob, JobTable, digest
 from gateway.patience import patiently
 from gateway.patient_objects import PatientObjects
 from gateway.settings import GatewaySettings
@@ -173,10 +171,9 @@ class FineTuner(Worker[FineTune]):
         except UnicodeEncodeError as error:
             raise InvalidParameter("settings: half a surrogate pair is no text", field="settings") from error
         key_digest = digest(NOUN, caller, idempotency_key) if idempotency_key else None
-        if key_digest is not None:
-            earlier = await self._jobs.by_key(key_digest)
-            if earlier is not None:
-                return same_request(earlier, request_digest, NOUN)
+        earlier = await self._jobs.earlier(key_digest, request_digest)
+        if earlier is not None:
+            return earlier
         await self._datasets.get(dataset_id)
         try:
             publishes = await self._trainer.check(recipe, text)
@@ -186,16 +183,10 @@ class FineTuner(Worker[FineTune]):
         if self.unfinished >= self._settings.max_queued_fine_tunes:
             raise QueueFull("as many fine-tunes wait as may wait; try again later", retry_after_s=60.0)
         return await self.accept(
-            FineTune(
-                id=secrets.token_hex(16),
-                created_at_us=now_us(),
-                finished_at_us=None,
-                status=QUEUED,
-                executor_id=self._settings.executor_id,
-                request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
-                request_digest=request_digest,
-                idempotency_digest=key_digest,
-                error=None,
+            FineTune.queued(
+                self._settings.executor_id,
+                request_digest,
+                key_digest,
                 recipe=recipe,
                 dataset=dataset_id,
                 settings=settings,

@@ -1,13 +1,15 @@
 """Jobs as rows: created once, finished once, unless they are taken up again."""
 
 import hashlib
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway.database import Database, events, narratives
@@ -39,6 +41,22 @@ class BaseJob:
     request_digest: str
     idempotency_digest: str | None
     error: dict[str, Any] | None
+
+    @classmethod
+    def queued(cls, executor_id: str, request_digest: str, idempotency_digest: str | None, **own: Any) -> Self:
+        """A new job, of the request that is being answered; ``own`` are the fields of its kind."""
+        return cls(
+            id=secrets.token_hex(16),
+            created_at_us=now_us(),
+            finished_at_us=None,
+            status=QUEUED,
+            executor_id=executor_id,
+            request_id=structlog.contextvars.get_contextvars().get("request_id", ""),
+            request_digest=request_digest,
+            idempotency_digest=idempotency_digest,
+            error=None,
+            **own,
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -88,13 +106,26 @@ class JobTable(Generic[J]):
             self._log.publish(job.id, await self._database.write(change))
             return job
         except IntegrityError:
-            earlier = await self.by_key(job.idempotency_digest or "")
+            earlier = await self.earlier(job.idempotency_digest, job.request_digest)
             if earlier is None:
                 raise
-            return same_request(earlier, job.request_digest, self._noun)
+            return earlier
 
-    async def by_key(self, idempotency_digest: str) -> J | None:
-        return await self._first(self._table.c.idempotency_digest == idempotency_digest)
+    async def earlier(self, idempotency_digest: str | None, request_digest: str) -> J | None:
+        """The job made earlier under the same key; None where there is none, or no key.
+
+        Raises:
+            Conflict: it was asked for with something else.
+        """
+        if idempotency_digest is None:
+            return None
+        found = await self._first(self._table.c.idempotency_digest == idempotency_digest)
+        if found is not None and found.request_digest != request_digest:
+            raise Conflict(
+                f"the Idempotency-Key was used for another request, {self._noun} {found.id}; send a new key",
+                field="Idempotency-Key",
+            )
+        return found
 
     async def get(self, job_id: str) -> J:
         """Raises NotFound where there is no such job."""
@@ -217,20 +248,6 @@ class Jobs(JobTable[Job]):
 
     def __init__(self, database: Database, log: EventLog) -> None:
         super().__init__(database, log, narratives, Job, "narrative")
-
-
-def same_request(earlier: J, request_digest: str, noun: str) -> J:
-    """The job made earlier under the same key.
-
-    Raises:
-        Conflict: it was asked for with something else.
-    """
-    if earlier.request_digest != request_digest:
-        raise Conflict(
-            f"the Idempotency-Key was used for another request, {noun} {earlier.id}; send a new key",
-            field="Idempotency-Key",
-        )
-    return earlier
 
 
 def digest(*parts: str) -> str:
