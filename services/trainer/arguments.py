@@ -3,7 +3,7 @@
 import difflib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -14,6 +14,7 @@ from narrative.errors import InvalidParameter
 
 C = TypeVar("C", bound=BaseModel)
 _OPTION_HINT = "; --help lists those there are"
+_SHOWN_CHARS = 80
 
 
 def read_config(cls: type[C], arguments: Sequence[str]) -> C:
@@ -27,30 +28,50 @@ def read_config(cls: type[C], arguments: Sequence[str]) -> C:
     values: dict[str, Any] = {}
     flags = _split(cls, arguments)
     for source in flags.pop("config", []):
-        values |= _checked_names(cls, _read_file(source), source)
+        values |= _by_name(cls, _read_file(source), source)
     for text in flags.pop("json", []):
-        values |= _checked_names(cls, _mapping(text, "--json"), "--json")
+        values |= _by_name(cls, _mapping(text, "--json"), "--json")
     for name, given in flags.items():
         values[name] = given if _is_list(cls, name) and len(given) > 1 else given[-1]
-    for name, value in values.items():
-        if _is_list(cls, name) and isinstance(value, str):
-            values[name] = [part for part in value.split(",") if part]
     return validated(cls, values)
 
 
-def validated(cls: type[C], values: dict[str, Any]) -> C:
-    """Builds a configuration of values by name.
+def names_of(
+    cls: type[BaseModel], written: Iterable[str], *, source: str = "", hint: str = _OPTION_HINT
+) -> dict[str, str]:
+    """Settings by how somebody wrote them: ``trainBatchSize`` or ``train-batch-size`` for ``train_batch_size``.
+
+    Args:
+        source: where they stand, for messages.
+        hint: how to find those there are.
+
+    Raises:
+        InvalidParameter: one is none; names the nearest.
+    """
+    return {one: _known(cls, _plain(one), f"{source}{_shown(one)}", one, hint=hint) for one in written}
+
+
+def validated(cls: type[C], values: Mapping[str, Any], written: Mapping[str, str] | None = None) -> C:
+    """Builds a configuration of values by name; a text for a list holds its parts between commas.
+
+    Args:
+        written: how the caller wrote a name, where otherwise than it is.
 
     Raises:
         InvalidParameter: every value that is not accepted, one a line.
     """
+    parted = {
+        name: [part for part in value.split(",") if part] if _is_list(cls, name) and isinstance(value, str) else value
+        for name, value in values.items()
+    }
     try:
-        return cls.model_validate(values)
+        return cls.model_validate(parted)
     except ValidationError as error:
-        problems = [
-            (".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))
-            for problem in error.errors()
-        ]
+        problems = []
+        for problem in error.errors():
+            name, *inner = map(str, problem["loc"] or ("",))
+            where = ".".join([(written or {}).get(name, name), *inner])
+            problems.append((where, problem["msg"].removeprefix("Value error, ")))
         lines = [f"{name}: {message}" if name else message for name, message in problems]
         raise InvalidParameter("\n".join(lines), field=problems[0][0]) from error
 
@@ -70,7 +91,8 @@ def _split(cls: type[BaseModel], arguments: Sequence[str]) -> dict[str, list[Any
             flags.setdefault(name[3:], []).append(False)
             continue
         else:
-            name = _known(cls, name, argument.partition("=")[0], is_flag=True)
+            written = argument.partition("=")[0]
+            name = _known(cls, name, _shown(written), name, is_flag=True)
         if not has_value:
             if _is_switch(cls, name) and (not rest or rest[0].startswith("--")):
                 flags.setdefault(name, []).append(True)
@@ -82,18 +104,26 @@ def _split(cls: type[BaseModel], arguments: Sequence[str]) -> dict[str, list[Any
     return flags
 
 
-def _checked_names(cls: type[BaseModel], values: dict[str, Any], source: str) -> dict[str, Any]:
-    return {_known(cls, _plain(str(name)), f"{source}: {name}"): value for name, value in values.items()}
+def _by_name(cls: type[BaseModel], values: dict[Any, Any], source: str) -> dict[str, Any]:
+    names = names_of(cls, map(str, values), source=f"{source}: ")
+    return {names[str(name)]: value for name, value in values.items()}
 
 
-def _known(cls: type[BaseModel], name: str, written: str, *, is_flag: bool = False) -> str:
+def _known(
+    cls: type[BaseModel], name: str, shown: str, field: str, *, is_flag: bool = False, hint: str = _OPTION_HINT
+) -> str:
     if name in cls.model_fields:
         return name
     close = difflib.get_close_matches(name, cls.model_fields, 1)
     # As it would be written in the same place.
     nearest = f"--{close[0].replace('_', '-')}" if close and is_flag else "".join(close)
-    hint = f"; did you mean {nearest}?" if close else _OPTION_HINT
-    raise InvalidParameter(f"{written} is not a setting{hint}", field=name)
+    hint = f"; did you mean {nearest}?" if close else hint
+    raise InvalidParameter(f"{shown} is not a setting{hint}", field=field)
+
+
+def _shown(name: str) -> str:
+    """A name as it may be printed, whatever is in it."""
+    return name if name.isprintable() and len(name) <= _SHOWN_CHARS else repr(name[:_SHOWN_CHARS])
 
 
 def _plain(name: str) -> str:
@@ -107,7 +137,7 @@ def _is_switch(cls: type[BaseModel], name: str) -> bool:
 
 
 def _is_list(cls: type[BaseModel], name: str) -> bool:
-    return get_origin(cls.model_fields[name].annotation) in (list, tuple)
+    return name in cls.model_fields and get_origin(cls.model_fields[name].annotation) in (list, tuple)
 
 
 def _read_file(source: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from narrative import interrupts
 from narrative.errors import Cancelled, NarrativeError, NotFound, ServiceUnavailable
-from services.trainer import launch, recipes
+from services.trainer import launch, preflight, recipes
 from services.trainer.arguments import read_config
 from services.trainer.config import RecipeConfig, Settings
 
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _help(recipe, config_class)
             return 0
         config = read_config(config_class, rest)
+        preflight.check(config)
         if (count := launch.wanted()) > 1:
             # Resolved here, since standard input can be read once only.
             settings = json.dumps(config.model_dump(mode="json"))

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-from pydantic.alias_generators import to_camel
-
 from narrative.errors import InvalidParameter, NotFound
 from narrative.registry import ADAPTERS
 from services.trainer import recipes
-from services.trainer.arguments import read_config
+from services.trainer.arguments import names_of, validated
+from services.trainer.base_models import check_names
 from services.trainer.config import RecipeConfig
 from services.trainer.engine import Recipe
 
@@ -52,20 +51,25 @@ def local_settings(recipe: str, settings: str, folder: Path) -> dict[str, Any]:
     if recipe not in configs:
         raise NotFound(f"no recipe {recipe!r}; there are {', '.join(configs)}", field="recipe")
     cls = configs[recipe]
-    asked = _by_name(cls, _mapping(settings))
+    sent = _mapping(settings)
+    names = names_of(cls, sent, hint="; GET /v1/recipes lists those there are")
+    written = {name: one for one, name in names.items()}
+    asked = {names[one]: value for one, value in sent.items()}
     for name in asked.keys() & _OWN_SETTINGS:
-        raise InvalidParameter(f"{name} is decided by the service; leave it out", field=name)
+        raise InvalidParameter(f"{written[name]} is decided by the service; leave it out", field=written[name])
     for name, value in asked.items():
         if isinstance(value, str) and name not in _path_settings(cls) and value.startswith(("/", "~", "./", "../")):
-            raise InvalidParameter(f"{name}: {value!r} looks like a path of the service's machine", field=name)
+            raise InvalidParameter(
+                f"{written[name]}: {value!r} looks like a path of the service's machine", field=written[name]
+            )
     values = {_data_setting(cls): ".", **asked}
     for name in _path_settings(cls) & values.keys():
-        values[name] = str(folder / "data" / _inside(name, values[name]))
+        values[name] = str(folder / "data" / _inside(written.get(name, name), values[name]))
     values |= {"run_dir": str(folder / "run"), "progress": "json", "tensorboard": False}
     if "name" not in cls.model_fields:
         # No adapter that is published under its name.
         values["output_dir"] = str(folder / "result")
-    read_config(cls, ["--json", json.dumps(values)])
+    check_names(validated(cls, values, written), written)
     return values
 
 
@@ -75,7 +79,7 @@ def publishes(recipe: str, values: Mapping[str, Any]) -> str:
     Args:
         values: as ``local_settings`` gives them.
     """
-    config: Any = read_config(_configs()[recipe], ["--json", json.dumps(dict(values))])
+    config: Any = validated(_configs()[recipe], values)
     if "publish_as" in type(config).model_fields:
         return f"{config.published_kind}/{config.publish_as}" if config.publish_as else ""
     return f"{ADAPTERS}/{config.name}" if config.output_dir is None else ""
@@ -120,12 +124,6 @@ def _mapping(settings: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidParameter("settings are a JSON object of settings by name", field="settings")
     return content
-
-
-def _by_name(cls: type[RecipeConfig], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """``trainBatchSize`` to ``train_batch_size``; what is unknown stays, to be refused with the nearest name."""
-    plain = {to_camel(name): name for name in cls.model_fields}
-    return {plain.get(name, name): value for name, value in asked.items()}
 
 
 def _inside(name: str, value: Any) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from narrative.catalogue import Catalogue
 from narrative.errors import InvalidParameter, ModelNotFound, WeightsError, WeightsMissing
-from narrative.settings import CommonSettings
+from services.trainer.base_models import find_here, is_of_hub
 
 Family = Literal["sd", "sdxl", "flux", "pix2pix"]
 _PIPELINES: dict[str, tuple[Family, Any]] = {
@@ -111,10 +111,9 @@ def load_base(model_id: str, families: Sequence[Family], mixed_precision: str) -
 
 
 def _find(model_id: str) -> Path:
-    catalogue, models_dir = Catalogue(), CommonSettings().models_dir
-    known = {entry.id for entry in catalogue}
-    if model_id in known or model_id.startswith(("/", ".", "~")) or model_id.count("/") != 1:
-        return catalogue.resolve(model_id, models_dir)
+    catalogue = Catalogue()
+    if not is_of_hub(model_id, catalogue):
+        return find_here(model_id, "model_id")
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -127,7 +126,7 @@ def _find(model_id: str) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise WeightsMissing(
             f"{model_id} is not on this machine and the hub cannot be reached (HF_ENDPOINT names a mirror); "
-            f"--model-id takes a path or one of the catalogue: {', '.join(sorted(known))}",
+            f"--model-id takes a path or one of the catalogue: {', '.join(entry.id for entry in catalogue)}",
             field="model_id",
         ) from error
     return Path(found)

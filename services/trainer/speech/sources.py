@@ -56,9 +56,14 @@ def open_clips(source: str, columns: Columns, *, hub_split: str = "train") -> Se
         return _read_manifest(path, columns)
     if path.is_dir() and not _is_saved_dataset(path):
         return _read_folder(path)
-    if not path.exists() and (source.startswith(("/", ".", "~")) or source.count("/") > 1):
-        raise DatasetInvalid(f"{source}: no such file or folder")
+    check_there(source)
     return _HubClips(source, columns, hub_split)
+
+
+def check_there(source: str) -> None:
+    """Raises DatasetInvalid for a path where there is nothing; what may be a dataset of a hub is not looked for."""
+    if (source.startswith(("/", ".", "~")) or source.count("/") > 1) and not Path(source).expanduser().exists():
+        raise DatasetInvalid(f"{source}: no such file or folder", field="dataset")
 
 
 def _read_folder(folder: Path) -> list[Clip]:

@@ -38,15 +38,21 @@ def test_folders_are_the_services_own() -> None:
     ("settings", "field"),
     [
         ({"dataset_dir": "/etc"}, "dataset_dir"),
-        ({"datasetDir": "../../etc"}, "dataset_dir"),
+        ({"datasetDir": "../../etc"}, "datasetDir"),
         ({"dataset_dir": "a\\..\\b"}, "dataset_dir"),
         ({"dataset_dir": 5}, "dataset_dir"),
-        ({"outputDir": "/etc"}, "output_dir"),
+        ({"outputDir": "/etc"}, "outputDir"),
         ({"run_dir": "x"}, "run_dir"),
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint"),
         ({"model_id": "/etc"}, "model_id"),
         ({"model_id": "~/x"}, "model_id"),
         ({"rank": 0}, "rank"),
+        ({"trainBatchSize": 0}, "trainBatchSize"),
+        ({"model_id": "storybok"}, "model_id"),
+        ({"modelId": "a/b/c"}, "modelId"),
+        ({"model_id": ".."}, "model_id"),
+        ({"feature_model": "someone/else"}, "feature_model"),
+        ({"rank\0": 4}, "rank\0"),
         ({"name": "../x"}, "name"),
         ({"resolutoin": 64}, "resolutoin"),
     ],
@@ -55,6 +61,22 @@ def test_what_is_refused_is_named(settings: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         local(**settings)
     assert caught.value.field == field
+    assert caught.value.message.startswith((field, repr(field)))
+    assert caught.value.message.isprintable()
+
+
+def test_a_hub_may_have_what_the_catalogue_has_not() -> None:
+    assert local(model_id="CompVis/stable-diffusion-v1-4")["model_id"] == "CompVis/stable-diffusion-v1-4"
+    assert local(model_id="storybook")["model_id"] == "storybook"
+    with pytest.raises(InvalidParameter, match="base_model: there is no model 'openai/whisper'"):
+        local("whisper_lora", base_model="openai/whisper")
+
+
+def test_a_setting_that_is_none_is_told_with_where_to_find_those_there_are() -> None:
+    with pytest.raises(InvalidParameter, match=r"^resolutoin is not a setting; did you mean resolution\?$"):
+        local(resolutoin=64)
+    with pytest.raises(InvalidParameter, match=r"^colour is not a setting; GET /v1/recipes lists those there are$"):
+        local(colour=64)
 
 
 @pytest.mark.parametrize("settings", ["[]", "{", "5", '"x"'])

@@ -13,8 +13,8 @@ from transformers.utils.logging import disable_progress_bar
 from narrative.catalogue import Catalogue
 from narrative.hashing import sha256_of
 from narrative.registry import SPEECH_MODELS
-from narrative.settings import CommonSettings
 from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
+from services.trainer.base_models import find_here
 from services.trainer.evaluation import gate
 from services.trainer.evaluation.words import ErrorRates, error_rates
 from services.trainer.loop import fit, make_accelerator
@@ -71,7 +71,7 @@ def run(config: Config, progress: Progress) -> WhisperResult:
     refuse_foreign_folder(config.output_dir)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     accelerator = make_accelerator(config)
-    base = Catalogue().resolve(config.base_model, CommonSettings().models_dir)
+    base = find_here(config.base_model, "base_model")
     model, processor = load_whisper(base)
     data = _read(config, model, processor)
     validation = data.validation
