@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import PIL.Image
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from narrative.runtime.channel import open_channel
@@ -20,6 +22,9 @@ from narrative.settings import CommonSettings
 from narrative.v1 import diffusion_pb2, diffusion_pb2_grpc
 from services.diffusion.__main__ import make_service
 from services.diffusion.settings import DiffusionSettings
+from services.trainer.pictures import learner
+from services.trainer.pictures.base import BaseModel
+from services.trainer.pictures.text import Conditions, encode_text
 from services.trainer.recipes.style.config import Config
 from tests.integration.trainer.conftest import Train
 
@@ -73,6 +78,69 @@ def test_palette_present_gives_an_artifact_without_a_network(
     assert (about["recipe"], about["base"], about["rank"], about["alpha"]) == ("style", "storybook", 16, 32)
     assert about["trigger_word"] == "artist_seal"
     assert about["data_digest"].startswith("sha256:")
+
+
+def test_the_adapter_is_the_specifications_to_the_letter(
+    train: Train, palette: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "artist_seal"
+    out.mkdir()
+    for name in ("training.json", "old.safetensors"):
+        (out / name).write_text("{}")
+    # Captions do not count, not even one that has no picture.
+    (palette / "0.txt").write_text("a red house")
+    (palette / "licence.txt").write_text("free for all")
+    told: list[str] = []
+
+    def encoded(base: BaseModel, prompts: Sequence[str], device: torch.device) -> Conditions:
+        told.extend(prompts)
+        return encode_text(base, prompts, device)
+
+    monkeypatch.setattr(learner, "encode_text", encoded)
+    trained = train(
+        "style", dataset_dir=palette, output_dir=out, model_id=tiny / "sd", resolution=64, num_train_epochs=1
+    )
+    assert trained.status == 0, trained.result
+    assert set(told) == {"artist_seal"}
+    assert sorted(file.name for file in out.iterdir()) == [WEIGHTS, "training.json"]
+    with safe_open(out / WEIGHTS, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+        said = {name.removeprefix("unet."): value for name, value in json.loads(_metadata(file)).items()}
+    layers = {name.split(".lora_")[0].split("_block.")[-1] for name in shapes}
+    assert {layer.rsplit("attn", 1)[-1][2:] for layer in layers} == {"to_q", "to_k", "to_v", "to_out.0"}
+    assert {name.rsplit(".lora_", 1)[-1] for name in shapes} == {"A.weight", "B.weight"}
+    assert {shape[0] for name, shape in shapes.items() if "lora_A" in name} == {16}
+    assert {name: said[name] for name in ("r", "lora_alpha", "lora_dropout", "bias")} == {
+        "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "bias": "none"
+    }  # fmt: skip
+
+
+def _metadata(file: safe_open) -> str:
+    """What diffusers keeps of the adapter in the header."""
+    (text,) = [value for value in file.metadata().values() if value.startswith("{")]
+    return str(text)
+
+
+def test_no_secret_and_nothing_of_the_data_is_told(
+    train: Train, palette: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"HF_TOKEN": "hf_tellnobody", "AWS_SECRET_ACCESS_KEY": "aws-tellnobody", "API_KEY": "tellnobody"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    (palette / "0.txt").write_text("a caption of tellnobody's")
+    settings = {"dataset_dir": palette, "model_id": tiny / "sd", "resolution": 64, "tensorboard": True}
+    more = {"max_train_steps": 2, "checkpointing_steps": 1, "keep_checkpoints": True, "log_steps": 1}
+    trained = train("style", output_dir=tmp_path / "seal", **settings, **more)
+    assert trained.status == 0, trained.result
+    written = [file for name in ("seal", "seal.run") for file in (tmp_path / name).rglob("*") if file.is_file()]
+    assert len(written) > 3
+    assert not [file for file in written if b"tellnobody" in file.read_bytes()]
+    assert "tellnobody" not in trained.said + json.dumps(trained.result)
+    # Numbers and words only: no tensor, no pixels.
+    events = [json.loads(line) for line in trained.said.splitlines()]
+    assert {event["event"] for event in events} == {"step", "epoch", "checkpoint", "note"}
+    assert not [event for event in events if any(isinstance(value, list) for value in event.values())]
+    assert max(map(len, trained.said.splitlines())) < 500
 
 
 def test_palette_missing_is_an_error_and_leaves_nothing(train: Train, tmp_path: Path) -> None:
