@@ -92,7 +92,8 @@ class Trainings:
             except BaseException:
                 # It saves a checkpoint, and says so: somebody must listen, or it dies of a broken pipe before.
                 child.terminate()
-                child.communicate()
+                _, rest = child.communicate()
+                log.write(rest)
                 raise
         if child.returncode:
             raise _error(child.returncode, answer, folder)

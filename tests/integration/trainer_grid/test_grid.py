@@ -1,6 +1,10 @@
 """`narrate grid` on a tiny random model: real trainings, real pictures, nothing done twice."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from narrative.errors import AdapterNotFound, Conflict, InvalidParameter, Traini
 from services.trainer.grid import run
 from services.trainer.grid.plan import make_grid
 from services.trainer.grid.run import Order, draw_grid
+from services.trainer.resume import steps_done
 from tests.tiny_models import make_tiny_models
 
 # diffusers 0.42 makes an array of a tensor the old way.
@@ -114,6 +119,33 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_trained(settings: Path,
     assert "text_encoder_lr says nothing" in refusal("text-encoder-lr=1", recipe="dreambooth", settings=settings)
     assert not (tmp_path / "grid" / "trainings").exists()
     assert "no pytorch_lora_weights" in refusal("guidance=1", model_id=str(tiny), fixed={"adapter": str(tmp_path)})
+
+
+def test_a_grid_that_is_stopped_hears_its_training_out(settings: Path, tmp_path: Path) -> None:
+    endless = tmp_path / "endless.json"
+    more = {"max_train_steps": 1_000_000, "checkpointing_steps": 1_000_000, "log_steps": 1}
+    endless.write_text(json.dumps(json.loads(settings.read_text()) | more))
+    folder = tmp_path / "grid"
+    log, run_dir = (folder / "trainings" / f"learning-rate-0.001.{ending}" for ending in ("log", "run"))
+    axes = ("--rows", "learning-rate=1e-3", "--columns", "seed=0", "--prompt", "pim")
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "narrative.cli.main", "grid", folder, *axes),
+            *("--recipe", "dreambooth", "--settings", endless),
+        ],
+        stderr=subprocess.DEVNULL,
+    ) as grid:
+        until_s = time.monotonic() + 200
+        while not (log.is_file() and "step 3/" in log.read_text()):
+            assert grid.poll() is None
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        grid.send_signal(signal.SIGTERM)
+        assert grid.wait(timeout=60) == 143
+
+    (checkpoint,) = (run_dir / "checkpoints").glob("step-*.pt")
+    assert steps_done(checkpoint) >= 3
+    assert f"stopped at step {steps_done(checkpoint)} of 1000000" in log.read_text()
 
 
 def test_a_training_that_fails_is_named(settings: Path, tmp_path: Path) -> None:
