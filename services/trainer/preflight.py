@@ -8,7 +8,7 @@ from services.trainer.base_models import find_here, is_of_hub
 from services.trainer.config import RecipeConfig
 from services.trainer.speech.sources import check_there
 
-_FOLDERS = ("dataset_dir", "instance_data_dir", "data_dir")
+_FOLDERS = ("dataset_dir", "instance_data_dir", "data_dir", "validation_data_dir")
 
 
 def check(config: RecipeConfig) -> None:

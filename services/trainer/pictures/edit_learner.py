@@ -22,12 +22,16 @@ class EditExamples:
     """Edits as the loop reads them: ``frames``, ``edited`` (pixels or what was computed of them) and ``prompts``.
 
     Number 0 of ``self.prompts`` is the empty one, which stands for a dropped instruction.
+
+    Args:
+        beside: more edits whose instructions are to have numbers, for examples that share ``prompts``.
     """
 
-    def __init__(self, source: EditSource, resolution: int) -> None:
+    def __init__(self, source: EditSource, resolution: int, beside: EditSource | None = None) -> None:
         self._source, self._resolution = source, resolution
-        self._instructions = [source.instruction(index) for index in range(len(source))]
-        self.prompts = ["", *sorted({text for text in self._instructions if text})]
+        self._instructions = _instructions(source)
+        others = _instructions(beside) if beside is not None else []
+        self.prompts = ["", *sorted({text for text in [*self._instructions, *others] if text})]
         self._number = {prompt: number for number, prompt in enumerate(self.prompts)}
         self._kept: tuple[TensorFile, TensorFile] | None = None
 
@@ -64,6 +68,10 @@ class EditExamples:
     def _pixels(self, picture: PIL.Image.Image) -> torch.Tensor:
         # Stretched: cropping could cut away what the instruction is about.
         return to_tensor(square(picture, self._resolution, "stretch"))
+
+
+def _instructions(source: EditSource) -> list[str]:
+    return [source.instruction(index) for index in range(len(source))]
 
 
 @torch.no_grad()
@@ -107,6 +115,7 @@ class EditLearner(Learner):
         self._objective = Objective(base)
         self._kept_text: TensorFile | None = None
         self._sample: tuple[PIL.Image.Image, str, int] | None = None
+        self._held_out: tuple[EditExamples, int, int] | None = None
         self.unet = base.denoiser
 
     def keep_text(self, folder: Path, device: torch.device) -> None:
@@ -119,6 +128,23 @@ class EditLearner(Learner):
         """What to edit when samples are asked for."""
         self._sample = (picture, instruction, seed)
 
+    def validate_on(self, held_out: EditExamples, batch_size: int, seed: int) -> None:
+        """Edits that are not learned; they share the prompts of those that are."""
+        self._held_out = (held_out, batch_size, seed)
+
+    def validation_loss(self) -> float | None:
+        """The loss on all held-out edits, nothing left out, at the same noise whenever it is asked for."""
+        if self._held_out is None:
+            return None
+        examples, batch_size, seed = self._held_out
+        device, total = next(self.parameters()).device, 0.0
+        torch.manual_seed(seed)
+        for start in range(0, len(examples), batch_size):
+            numbers = range(start, min(start + batch_size, len(examples)))
+            batch = examples.collate([examples[Draw(number, 0)] for number in numbers])
+            total += float(self({name: value.to(device) for name, value in batch.items()})) * len(numbers)
+        return total / len(examples)
+
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         assert self._kept_text is not None, "keep_text() comes first"
         frames, edited = batch["frames"], batch["edited"]
@@ -127,7 +153,8 @@ class EditLearner(Learner):
             edited = moments(self._base.pipeline.vae, edited)
         latents = draw_latents(self._autoencoder_config, edited)
         # One draw for both, so that the share without either is as large as that without one of them.
-        chance, share = torch.rand(len(latents), device=latents.device), self._dropout
+        chance = torch.rand(len(latents), device=latents.device)
+        share = self._dropout if self.training else 0.0
         without_text = chance < 2 * share
         without_original = (chance >= share) & (chance < 3 * share)
         numbers = batch["prompts"].masked_fill(without_text, 0)

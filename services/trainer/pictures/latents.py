@@ -47,7 +47,8 @@ def moments(autoencoder: Any, pixels: torch.Tensor) -> torch.Tensor:
         pixels: float32 (batch, 3, height, width), [-1, 1].
     """
     distribution = autoencoder.encode(pixels).latent_dist
-    return torch.cat([distribution.mean, distribution.std], dim=1)
+    # Noise is drawn in the order of memory, so that must not depend on whether the latents were kept.
+    return torch.cat([distribution.mean, distribution.std], dim=1).contiguous()
 
 
 def draw_latents(autoencoder_config: Any, kept: torch.Tensor) -> torch.Tensor:

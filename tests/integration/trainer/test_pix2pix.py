@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import PIL.ImageOps
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 
 from narrative.runtime.channel import open_channel
 from narrative.runtime.server import ServiceServer
@@ -20,11 +22,13 @@ from narrative.v1 import diffusion_pb2, diffusion_pb2_grpc
 from services.diffusion.__main__ import make_service
 from services.diffusion.settings import DiffusionSettings
 from services.trainer.batches import Draw
+from services.trainer.pictures import edits as edit_sources
 from services.trainer.pictures import videos
 from services.trainer.pictures.base import load_base
 from services.trainer.pictures.edit_learner import EditExamples, EditLearner, original_latents, widen_input
 from services.trainer.pictures.edits import folder_edits
 from services.trainer.pictures.images import read_picture
+from services.trainer.recipes.pix2pix.config import Config
 from tests.integration.trainer.conftest import Train
 
 # diffusers 0.42 makes an array of a tensor the old way.
@@ -118,6 +122,73 @@ def test_twenty_frames_make_84_channels_and_five_steps_bring_the_loss_down(
     assert unet.config["in_channels"] == unet.conv_in.in_channels == 84
 
 
+def test_held_out_edits_are_measured_and_change_nothing(
+    train: Train, edits: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(edits, tmp_path / "held-out")
+    rows = [json.loads(line) for line in (edits / "metadata.jsonl").read_text().splitlines()]
+    other = [{**row, "edit_prompt": "upside down"} for row in rows[:2]]
+    (tmp_path / "held-out" / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in other))
+    chosen = settings(edits, tmp_path / "a", tiny / "sd", max_train_steps=4, conditioning_dropout_prob=0.3)
+    plain = train("pix2pix", **chosen)
+    assert [epoch["validation_loss"] for epoch in plain.events("epoch")] == [None, None]
+    weights = load_file(tmp_path / "a" / "unet" / "diffusion_pytorch_model.safetensors")
+
+    learned: list[tuple[bool, int]] = []
+    forward = EditLearner.forward
+
+    def seen(learner: EditLearner, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        learned.append((learner.training, len(batch["prompts"])))
+        return forward(learner, batch)
+
+    monkeypatch.setattr(EditLearner, "forward", seen)
+    held_out = {"validation_data_dir": tmp_path / "held-out"}
+    trained = train("pix2pix", **chosen | {"output_dir": tmp_path / "b"}, **held_out)
+    assert trained.status == 0, trained.result
+    assert trained.events("note")[0]["message"] == "3 edits, 2 held out"
+    losses = [epoch["validation_loss"] for epoch in trained.events("epoch")]
+    assert len(losses) == 2
+    assert all(loss > 0 for loss in losses)
+    assert learned == [(True, 2), (True, 1), (False, 2)] * 2
+    again = load_file(tmp_path / "b" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+
+    still = chosen | {"output_dir": tmp_path / "c", "learning_rate": 1e-30}
+    told = [epoch["validation_loss"] for epoch in train("pix2pix", **still, **held_out).events("epoch")]
+    assert told[0] == told[1], "the same weights, so the same noise"
+    direct = train("pix2pix", **still | {"output_dir": tmp_path / "d"}, **held_out, cache_latents=False)
+    np.testing.assert_allclose([epoch["validation_loss"] for epoch in direct.events("epoch")], told, rtol=1e-3)
+    nowhere = train("pix2pix", **chosen, validation_data_dir=tmp_path / "nowhere")
+    assert (nowhere.status, nowhere.result["field"]) == (1, "validation_data_dir")
+
+
+def test_the_defaults_are_those_of_the_specification(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path, output_dir=tmp_path / "out")
+    assert (config.resolution, config.train_batch_size, config.num_train_epochs) == (256, 4, 100)
+    assert (config.learning_rate, config.checkpointing_steps) == (1e-4, 500)
+    assert (config.input_column, config.prompt_column, config.edited_column) == (
+        "input_image", "edit_prompt", "edited_image",
+    )  # fmt: skip
+
+
+def test_frames_of_built_videos_are_opened_when_they_are_asked_for(
+    videos_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert videos.main(["build", str(videos_folder), str(tmp_path / "arrow")]) == 0
+    opened: list[str] = []
+
+    def counted(path: Path) -> PIL.Image.Image:
+        opened.append(path.name)
+        return read_picture(path)
+
+    monkeypatch.setattr(edit_sources, "read_picture", counted)
+    examples = EditExamples(edit_sources.arrow_video_edits(tmp_path / "arrow", 20), 64)
+    assert (len(examples), opened) == (2, [])
+    example = examples[Draw(1, 0)]
+    assert opened == [f"{number:02d}.jpg" for number in range(20)]
+    assert example["frames"].shape == (20, 3, 64, 64)
+
+
 def test_what_is_trained_already_is_written_without_latents(
     train: Train, edits: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +212,9 @@ def test_videos_are_checked_and_built(
     assert [len(frames) for frames in built["input_frames"]] == [20, 20]
     assert built["edit_prompt"][:] == ["drop_object", "cover_object"]
     assert built[0]["edited_image"].size == (128, 128)
+    assert built.features["input_frames"] == datasets.Sequence(datasets.Value("string"))
+    assert isinstance(built.features["edited_image"], datasets.Image)
+    assert built[1]["input_frames"] == [str(videos_folder / "0001" / f"{number:02d}.jpg") for number in range(20)]
     settings_of_both = {"num_frames": 20, "max_train_steps": 1}
     from_folder = train("pix2pix", **settings(videos_folder, tmp_path / "a", tiny / "sd", **settings_of_both))
     from_arrow = train("pix2pix", **settings(tmp_path / "arrow", tmp_path / "b", tiny / "sd", **settings_of_both))
@@ -190,6 +264,9 @@ def test_instruction_and_original_are_left_out_as_often_as_asked(edits: Path, ti
     learner(batch)
     shares = [told.count(case) / len(told) for case in ((True, False), (True, True), (False, True), (False, False))]
     np.testing.assert_allclose(shares, [0.2, 0.2, 0.2, 0.4], atol=0.04)
+    told.clear()
+    learner.eval()(batch)
+    assert set(told) == {(False, False)}
 
 
 def test_columns_may_have_any_names(train: Train, edits: Path, tmp_path: Path, tiny: Path, monkeypatch: Any) -> None:

@@ -19,6 +19,9 @@ class EditSettings(Settings):
     input_column: str = Field("input_image", description="Column, or key in metadata.jsonl, of the original.")
     prompt_column: str = Field("edit_prompt", description="Column or key of the instruction.")
     edited_column: str = Field("edited_image", description="Column or key of the edited picture.")
+    validation_data_dir: Path | None = Field(
+        None, description="Edits that are held out, a folder like data_dir; their loss is told after every epoch."
+    )
     num_frames: int = Field(1, ge=1, le=64, description="Frames of the original; the UNet gets 4 channels for each.")
     conditioning_dropout_prob: float = Field(
         0.05, ge=0, le=1 / 3, description="Share of examples without instruction, without original, and without both."
@@ -45,8 +48,9 @@ class Config(PublishSettings, EditSettings, PictureModelSettings, RecipeConfig):
     licence: str = Field("", description="Licence of the result, kept in its description.")
 
     def identity(self) -> dict[str, Any]:
-        """As for every recipe; what becomes of the result has no part in how it is made."""
-        return {name: value for name, value in super().identity().items() if name not in PublishSettings.model_fields}
+        """As for every recipe; what becomes of the result, or is held out, has no part in how it is made."""
+        apart = {*PublishSettings.model_fields, "validation_data_dir"}
+        return {name: value for name, value in super().identity().items() if name not in apart}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -49,9 +49,12 @@ def run(config: Config, progress: Progress) -> EditingResult:
     quiet_libraries()
     assert config.output_dir is not None, "the configuration checks it"
     refuse_foreign_folder(config.output_dir)
-    source = _source(config)
-    check_edits(source, config.min_image_px)
-    progress.note(f"{len(source)} edits")
+    source = _source(config, config.data_dir)
+    held_out = _source(config, config.validation_data_dir) if config.validation_data_dir else None
+    for edits in filter(None, (source, held_out)):
+        check_edits(edits, config.min_image_px)
+    beside = f", {len(held_out)} held out" if held_out else ""
+    progress.note(f"{len(source)} edits{beside}")
     accelerator = make_accelerator(config)
     # The UNet is trained, so its weights stay in float32 whatever the computation's precision.
     base = load_base(config.model_id, ["sd", "pix2pix"], "no")
@@ -62,8 +65,11 @@ def run(config: Config, progress: Progress) -> EditingResult:
     base.denoiser.to(memory_format=torch.channels_last)
     if config.gradient_checkpointing:
         base.denoiser.enable_gradient_checkpointing()
-    examples = EditExamples(source, config.resolution)
+    examples = EditExamples(source, config.resolution, held_out)
     learner = EditLearner(base, examples.prompts, config.conditioning_dropout_prob)
+    validation = EditExamples(held_out, config.resolution, source) if held_out else None
+    if validation:
+        learner.validate_on(validation, config.train_batch_size, config.seed)
     if config.sample_steps:
         original = square(source.frames(0)[0], config.resolution, "stretch")
         learner.sample_with(original, config.sample_prompt or source.instruction(0), config.seed)
@@ -74,7 +80,9 @@ def run(config: Config, progress: Progress) -> EditingResult:
         # A training that is at its end already, and is only to be written or published, has no use for latents.
         done = steps_done(checkpoint_to_resume(run_dir, config.resume_from_checkpoint))
         if config.cache_latents and not (config.max_train_steps and done >= config.max_train_steps):
-            examples.keep_latents(cache_dir, base.pipeline.vae)
+            for kept, folder in ((examples, cache_dir), (validation, cache_dir / "held-out")):
+                if kept:
+                    kept.keep_latents(folder, base.pipeline.vae)
         if config.cache_latents and not config.sample_steps:
             base.pipeline.register_modules(**dict.fromkeys(_FROZEN_PARTS))
         outcome = fit(
@@ -127,14 +135,14 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
-def _source(config: Config) -> EditSource:
+def _source(config: Config, folder: Path | None) -> EditSource:
     columns = (config.input_column, config.prompt_column, config.edited_column)
-    if config.data_dir is None:
+    if folder is None:
         return hub_edits(config.dataset_name, config.dataset_split, columns)
     if config.num_frames > 1:
-        built = (config.data_dir / "state.json").is_file()
-        return (arrow_video_edits if built else video_edits)(config.data_dir, config.num_frames)
-    return folder_edits(config.data_dir, columns)
+        built = (folder / "state.json").is_file()
+        return (arrow_video_edits if built else video_edits)(folder, config.num_frames)
+    return folder_edits(folder, columns)
 
 
 def _editing_pipeline(base: BaseModel, num_frames: int) -> Any:
