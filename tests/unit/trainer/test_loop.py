@@ -9,6 +9,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from narrative.errors import Cancelled, Conflict, DatasetInvalid, InvalidParameter, TrainingDiverged
 from services.trainer import checkpoint
@@ -160,6 +161,20 @@ def test_keeps_the_last_checkpoints_and_writes_samples_and_logs(tmp_path: Path) 
     samples = [Path(event["path"]) for event in events if event["event"] == "sample"]
     assert [PIL.Image.open(path).getpixel((0, 0)) for path in samples] == [(6, 6, 6), (12, 12, 12)]
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_losses_and_rates_are_written_for_tensorboard(tmp_path: Path) -> None:
+    _, events = run(tmp_path, Fit(), tensorboard=True, log_steps=1, lr_warmup_steps=4, lr_scheduler="linear")
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    steps = [event for event in events if event["event"] == "step"]
+    losses = [event["loss"] for event in steps]
+    assert [point.step for point in board.Scalars("loss")] == list(range(1, 13))
+    assert [point.value for point in board.Scalars("loss")] == pytest.approx(losses)
+    rates = [0.005, 0.01, 0.015, 0.02, *(0.02 * (1 - done / 8) for done in range(8))]
+    assert [point.value for point in board.Scalars("learning_rate/all")] == pytest.approx(rates)
+    assert [event["rates"]["all"] for event in steps] == pytest.approx(rates)
+    assert len(board.Scalars("epoch_loss")) == 6
 
 
 def test_a_loss_that_is_no_number_names_the_settings(tmp_path: Path) -> None:
