@@ -1,6 +1,7 @@
 """Settings -> application -> serve, until SIGTERM or SIGINT."""
 
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -45,6 +46,8 @@ def main() -> int:
         access_log=False,
         timeout_graceful_shutdown=int(settings.drain_s) or None,
     )
+    # The application has said why it does not start.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Traceback"))
     _Server(config).run()
     return 0
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import structlog
 from fastapi import Depends, FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import problems
 from gateway.auth import require_key
@@ -38,6 +39,7 @@ from gateway.settings import GatewaySettings
 from gateway.trainer import Trainer
 from gateway.worker import Workflows
 from gateway.workflow import Narrator
+from narrative.errors import NarrativeError
 from narrative.objects import Objects
 from narrative.runtime.tracing import client_interceptors
 
@@ -60,8 +62,12 @@ def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(settings, tracing=tracing) as gateway:
-            app.state.gateway = gateway
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                app.state.gateway = await stack.enter_async_context(running(settings, tracing=tracing))
+            except Exception as error:
+                _say_why(error)
+                raise
             yield
 
     app = FastAPI(
@@ -100,10 +106,10 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
     """Opens the parts, and closes them in the opposite order."""
     for folder in settings.local_folders:
         folder.mkdir(parents=True, exist_ok=True)
+    objects = Objects(settings.object_store_url)
     database = Database(settings.database_url, settings.database_pool_size)
     events = EventLog(database, settings.event_poll_s)
     jobs = Jobs(database, events)
-    objects = Objects(settings.object_store_url)
     kept_datasets = Datasets(database, objects)
     services = Services(settings, client_interceptors(tracing))
     trainer = Trainer(settings, client_interceptors(tracing))
@@ -137,6 +143,15 @@ async def running(settings: GatewaySettings, *, tracing: bool = False) -> AsyncI
             fine_tuner,
             retention,
         )
+
+
+def _say_why(error: Exception) -> None:
+    """Logs why the gateway cannot start, in one line where that is enough."""
+    if isinstance(error, OSError | SQLAlchemyError | NarrativeError):
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        log.error("cannot start", error=type(error).__name__, detail=reason)
+    else:
+        log.error("cannot start", exc_info=error)
 
 
 async def _sweep(objects: Objects, datasets: Datasets, retention: Retention, retention_s: float) -> None:

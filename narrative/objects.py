@@ -41,14 +41,21 @@ class Objects:
 
     Args:
         url: a folder, or a URL such as s3://bucket/prefix; credentials come from the environment, as S3 clients do it.
+
+    Raises:
+        StorageUnavailable: there can be none; says why.
     """
 
     def __init__(self, url: str) -> None:
-        self._store: ObjectStore = (
-            from_url(url, retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": _RETRY_TIMEOUT})
-            if "://" in url
-            else LocalStore(url, mkdir=True, automatic_cleanup=True)
-        )
+        try:
+            self._store: ObjectStore = (
+                from_url(url, retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": _RETRY_TIMEOUT})
+                if "://" in url
+                else LocalStore(url, mkdir=True, automatic_cleanup=True)
+            )
+        except (BaseError, OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise StorageUnavailable("the object store cannot be opened", where=f"{url}: {reason}") from error
 
     async def put(self, key: str, data: bytes | IO[bytes]) -> None:
         with _translated():
