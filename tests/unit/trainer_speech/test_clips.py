@@ -53,6 +53,21 @@ def test_a_saved_dataset_is_read_row_by_row(tmp_path, write_wav):
         open_clips(str(tmp_path / "saved"), Columns())
 
 
+def test_a_dataset_of_a_hub_is_asked_for_by_name_and_split(write_wav, monkeypatch):
+    path, asked = write_wav("a.wav", None), []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        rows = {"sound": [{"bytes": path.read_bytes(), "path": "a.wav"}], "said": [" да "]}
+        return datasets.Dataset.from_dict(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (clip,) = open_clips("somebody/voices", Columns("sound", "said"), hub_split="validation")
+    assert asked == [("somebody/voices", "validation")]
+    assert (clip.name, clip.text) == ("row 0 (a.wav)", "да")
+    assert decode(clip.audio, clip.name, max_s=30).size == 16_000
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -150,6 +165,12 @@ def test_the_split_does_not_depend_on_order_or_company():
     assert {backwards[index].text for index in again} == held_out & set(texts[100:])
     _, other = split(clips, range(400), validation_share=0.2, seed=2)
     assert {texts[index] for index in other} != held_out
+
+
+def test_the_split_is_the_same_on_every_machine():
+    """Written down, so that nothing that differs from process to process can decide it."""
+    clips = clips_of([f"предложение {index}" for index in range(40)])
+    assert split(clips, range(40), validation_share=0.2, seed=123)[1] == [18, 23, 25, 28, 34, 37]
 
 
 def test_a_sentence_is_never_on_both_sides():

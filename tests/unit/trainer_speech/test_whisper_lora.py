@@ -10,12 +10,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from narrative.errors import Conflict, DatasetInvalid, InvalidParameter, NotFound, WeightsError
+from narrative.errors import Conflict, DatasetInvalid, InvalidParameter, NotFound, WeightsError, WeightsMissing
 from services.trainer.arguments import validated
 from services.trainer.progress import Progress
 from services.trainer.publishing import published_speech_model
 from services.trainer.recipes.whisper_lora.config import Config
-from services.trainer.recipes.whisper_lora.learner import token_losses
+from services.trainer.recipes.whisper_lora.learner import WhisperLearner, token_losses
 from services.trainer.recipes.whisper_lora.train import run
 from services.trainer.speech.examples import SpeechExamples, label_frame
 from services.trainer.speech.publish import CARD, write_model
@@ -94,6 +94,41 @@ def test_losses_of_some_tokens_at_a_time_are_those_of_all_at_once():
         (losses * weights).sum().backward()
         found.append((losses.detach(), inputs.grad, head.weight.grad))
     assert all(torch.allclose(ours, plain, rtol=1e-5, atol=1e-6) for plain, ours in zip(*found, strict=True))
+
+
+def test_the_loss_of_a_clip_is_that_of_peft_given_features_and_labels(tmp_path, write_wav, tiny_whisper):
+    texts = ("one two", "three four five")
+    for number, text in enumerate(texts):
+        write_wav(f"{number}.wav", text)
+    model, processor = load_whisper(tiny_whisper)
+    examples = SpeechExamples(open_clips(str(tmp_path), Columns()), [0, 1], processor, "en")
+    places = {"dataset": "x", "output_dir": "y", "lora_dropout": 0.0}
+    learner = WhisperLearner(model, validated(Config, places), examples).eval()
+    with torch.no_grad():
+        # Fresh adapters add nothing; these do.
+        for name, weight in learner.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+        each = [examples.collate([examples.example(position)]) for position in range(2)]
+        expected = [learner.adapted(**batch).loss for batch in each]
+        with learner.adapted.disable_adapter():
+            assert (learner.adapted(**each[0]).loss - expected[0]).abs() > 1e-3
+        torch.testing.assert_close(torch.stack([learner(batch) for batch in each]), torch.stack(expected))
+        both = learner(examples.collate([examples.example(position) for position in range(2)]))
+    torch.testing.assert_close(both, torch.stack(expected).mean())
+
+
+def test_the_loss_falls(train):
+    _, said = train(max_train_steps=24, learning_rate=0.02, lora_dropout=0.0)
+    losses = [float(line.split("validation loss")[0].split()[-1]) for line in said.splitlines() if "mean loss" in line]
+    assert len(losses) > 6
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_the_base_of_the_documents_is_one_pull_away(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("NARRATIVE_MODELS_DIR", str(tmp_path / "models"))
+    with pytest.raises(WeightsMissing, match="narrate models pull whisper-small"):
+        train(base_model="whisper-small")
 
 
 def test_only_queries_and_values_are_adapted_and_the_result_is_whole(train, tmp_path):
