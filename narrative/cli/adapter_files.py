@@ -33,7 +33,7 @@ class Form(StrEnum):
 def list_adapters(url: Url = None, api_key: ApiKey = "") -> None:
     """Show every adapter, what it is for and the word that calls it."""
     with open_client(url, api_key) as client:
-        found = client.request("GET", "/v1/adapters").json()["data"]
+        found = client.document("GET", "/v1/adapters", "data")["data"]
     table = Table("adapter", "base", "rank", "trigger word", "size", "licence", "made")
     for adapter in found:
         about = adapter["training"]
@@ -65,7 +65,7 @@ def import_adapter(
     }
     data = {key: value for key, value in fields.items() if value not in ("", None)}
     with open_client(url, api_key) as client, err.status("publishing"), file.open("rb") as opened:
-        adapter = client.request("POST", "/v1/adapters", data=data, files={"file": (file.name, opened)}).json()
+        adapter = client.document("POST", "/v1/adapters", "training", data=data, files={"file": (file.name, opened)})
     shown = f'{adapter["name"]} is ready for {adapter["training"]["base"]}: narrate picture "..." --adapter '
     out.print(f"{shown}{adapter['name']}", soft_wrap=True)
 

@@ -82,19 +82,36 @@ class Client:
             raise ApiError(_detail(response))
         return response
 
+    def document(self, method: str, path: str, field: str, **kwargs: Any) -> dict[str, Any]:
+        """Sends a request and returns the JSON object that is answered.
+
+        Args:
+            field: one that every such answer of a gateway has.
+
+        Raises:
+            ServiceUnavailable: what answers at the URL is no gateway.
+            NarrativeError: as ``request``.
+        """
+        response = self.request(method, path, **kwargs)
+        try:
+            answer: dict[str, Any] = response.json()
+            answer[field]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServiceUnavailable(f"what answers at {self.url} is no gateway; name one with --url") from error
+        return answer
+
     def create_narrative(self, audio: Path, options: dict[str, Any], idempotency_key: str = "") -> dict[str, Any]:
         """Uploads a recording, streamed from disk, and returns the narrative's first state."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         with audio.open("rb") as file:
-            response = self.request(
+            return self.document(
                 "POST",
                 "/v1/narratives",
+                "id",
                 files={"file": (audio.name, file)},
                 data={"options": json.dumps(options)},
                 headers=headers,
             )
-        narrative: dict[str, Any] = response.json()
-        return narrative
 
     def events(self, narrative_id: str) -> Iterator[Event]:
         """Events of a narrative until it has finished; a lost connection is taken up where it broke."""

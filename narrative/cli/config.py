@@ -1,5 +1,6 @@
 """`narrate config`: every setting of every process, its value and what it means."""
 
+import re
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from narrative.errors import NotFound
 from narrative.settings import CommonSettings, read_settings
 
 ENTRY_POINTS = "narrative.settings"
+_HIDDEN = "•••"
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]+@")
 
 
 def config(
@@ -41,7 +44,7 @@ def config(
 
 
 def settings_table(name: str, settings: type[BaseSettings], changed: bool) -> Table:
-    """A table of one settings class."""
+    """A table of one settings class; keys (fields without ``repr``) and passwords in URLs are hidden."""
     table = Table("variable", "value", "meaning", title=name, title_justify="left", expand=True)
     prefix = settings.model_config.get("env_prefix", "")
     values = read_settings(settings)
@@ -52,7 +55,7 @@ def settings_table(name: str, settings: type[BaseSettings], changed: bool) -> Ta
         is_default = value == field.get_default(call_default_factory=True, validated_data={})
         if changed and is_default:
             continue
-        shown = "•••" if value and "secret" in str(field.annotation).lower() else str(value)
+        shown = _HIDDEN if value and not field.repr else _PASSWORD.sub(rf"\1{_HIDDEN}@", str(value))
         variable = f"{prefix}{field_name}".upper()
         table.add_row(variable, Text(shown, "" if is_default else "bold"), field.description or "")
     return table

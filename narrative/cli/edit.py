@@ -59,8 +59,9 @@ def edit(
     else:
         files = [("image", (Path(name).name, _read(Path(name)))) for name in pictures]
     # Without files httpx would not send a multipart form; an empty part stands for a field that is left out.
+    form = files or {"user": (None, "")}
     with open_client(url, api_key) as client, err.status("editing"):
-        answer = client.request("POST", "/v1/images/edits", data=fields, files=files or {"user": (None, "")}).json()
+        answer = client.document("POST", "/v1/images/edits", "data", data=fields, files=form)
     save(answer["data"], output)
 
 

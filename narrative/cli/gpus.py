@@ -11,7 +11,7 @@ from narrative.cli.console import ApiKey, Url, out
 def gpus(url: Url = None, api_key: ApiKey = "") -> None:
     """Show the devices, the models on them, and who waits for room."""
     with open_client(url, api_key) as client:
-        state = client.request("GET", "/v1/gpus").json()
+        state = client.document("GET", "/v1/gpus", "devices")
     for device in state["devices"]:
         title = (
             f"{device['id']} {device['name']}: {size(device['booked_bytes'])} of {size(device['budget_bytes'])} booked"

@@ -48,7 +48,7 @@ def picture(
     headers = {"Content-Type": "application/json"}
     check_file(output)
     with open_client(url, api_key) as client, err.status("drawing"):
-        answer = client.request("POST", "/v1/images/generations", content=body, headers=headers).json()
+        answer = client.document("POST", "/v1/images/generations", "data", content=body, headers=headers)
     save(answer["data"], output)
 
 

@@ -105,6 +105,7 @@ def follow(client: Client, narrative_id: str) -> None:
     )
     with Progress(*columns, console=err) if err.is_terminal else nullcontext() as progress:
         bars: dict[str, TaskID] = {}
+        waited_for = ""
 
         def show(name: str, fraction: float, note: str = "") -> None:
             if progress is None:
@@ -117,7 +118,12 @@ def follow(client: Client, narrative_id: str) -> None:
 
         for event in client.events(narrative_id):
             data = event.data
-            if event.type == "stage":
+            if event.type == "waiting":
+                # It comes with every attempt.
+                if data["detail"] != waited_for:
+                    err.print(f"waiting: {data['detail']}", soft_wrap=True)
+                waited_for = data["detail"]
+            elif event.type == "stage":
                 show(data["stage"], data["fraction"])
             elif event.type == "transcript":
                 show("transcription", 1.0, f"{len(data['segments'])} segments")
@@ -136,7 +142,7 @@ def write_story(client: Client, narrative_id: str, folder: Path) -> None:
     """Writes story.json, story.html and the pictures into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     base = f"/v1/narratives/{narrative_id}"
-    told = client.request("GET", f"{base}/story.json").json()
+    told = client.document("GET", f"{base}/story.json", "speakers")
     for speaker in told["speakers"]:
         for image in speaker["images"]:
             name = f"{image['index']}.png"

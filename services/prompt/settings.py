@@ -24,7 +24,7 @@ class PromptSettings(ServiceSettings):
     )
     llm_url: str = Field("http://127.0.0.1:8081/v1", description="Base URL of the OpenAI-compatible server.")
     llm_model: str = Field("smollm2-135m", description="Name of the model as that server knows it.")
-    llm_api_key: str = Field("", description="Bearer token for the server; empty where it asks for none.")
+    llm_api_key: str = Field("", repr=False, description="Bearer token for the server; empty where it asks for none.")
     llm_timeout_s: float = Field(60.0, gt=0, description="Longest one LLM call may take, in seconds.")
     llm_max_concurrency: int = Field(
         2, ge=1, description="LLM calls under way at the same time; the slots of llama.cpp, 32 and more for vLLM."

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -11,9 +12,11 @@ import pytest
 
 from narrative.cli import main
 from narrative.cli.adapter_files import _path
-from narrative.cli.client import Client
+from narrative.cli.client import Client, Event
+from narrative.cli.console import out
 from narrative.cli.output import check_file, check_folder, write
-from narrative.errors import InvalidParameter
+from narrative.cli.story import follow
+from narrative.errors import InvalidParameter, ServiceUnavailable
 
 
 def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -98,6 +101,47 @@ def test_an_interrupt_while_it_imports_is_quiet(arguments: list[str], program: s
 
     _, said = process.communicate(timeout=60)
     assert (said, process.returncode) == ("", 130)
+
+
+@pytest.mark.parametrize("content", [b"<html>hello</html>", b'{"status": "ok"}', b"[]", b"5", b"\xff"])
+def test_what_is_no_gateway_is_said_so(content: bytes) -> None:
+    with Client("http://elsewhere") as client:
+        client._http = httpx.Client(
+            base_url="http://elsewhere", transport=httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+        )
+        with pytest.raises(ServiceUnavailable, match="what answers at http://elsewhere is no gateway"):
+            client.document("GET", "/v1/gpus", "devices")
+
+
+def test_a_story_that_waits_says_for_what(capsys: pytest.CaptureFixture[str]) -> None:
+    class Waiting(Client):
+        def events(self, narrative_id: str) -> Iterator[Event]:
+            del narrative_id
+            for detail in ("asr cannot be reached", "asr cannot be reached", "diffusion cannot be reached"):
+                yield Event("waiting", {"detail": detail})
+            yield Event("finished", {"status": "succeeded"})
+
+    with Waiting("http://gateway") as client:
+        follow(client, "1")
+    assert capsys.readouterr().err == "waiting: asr cannot be reached\nwaiting: diffusion cannot be reached\n"
+
+
+def test_configurations_are_shown_without_what_is_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = ("PROMPT__LLM_API_KEY", "TRANSLATION__LLM_API_KEY", "DIFFUSION__OMNI_API_KEY")
+    for name in keys:
+        monkeypatch.setenv(f"NARRATIVE_{name}", "tell-nobody")
+    monkeypatch.setenv("NARRATIVE_DATABASE_URL", "postgresql://somebody:tell-nobody@database/narratives")
+    monkeypatch.setattr(sys, "argv", ["narrate", "config", "--changed"])
+    monkeypatch.setattr(out, "width", 200)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert shown.count("•••") == len(keys) + 1
+    assert "tell" not in shown
+    assert "postgresql://somebody:•••@database/narratives" in shown
 
 
 def test_an_adapter_is_no_path() -> None:
