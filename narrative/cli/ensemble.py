@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -135,17 +136,30 @@ def _detached(port: int, profile: str) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-    with err.status("starting the ensemble"):
-        deadline = time.monotonic() + READY_TIMEOUT_S + 10
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise NarrativeError(f"the ensemble did not start:\n{log.read_text(errors='replace')[-3000:]}")
-            state = running_ensemble(state_file(settings.data_dir))
-            if state is not None and state["supervisor"] == process.pid and state["ready"]:
-                out.print(str(state["url"]))
-                return
-            time.sleep(0.1)
-    process.terminate()
+    try:
+        with err.status("starting the ensemble"):
+            out.print(_url_when_ready(process, state_file(settings.data_dir), log))
+    except BaseException:
+        # Ctrl-C does not reach it by itself, and nobody would know that it runs.
+        process.terminate()
+        raise
+
+
+def _url_when_ready(process: "subprocess.Popen[bytes]", state_path: Path, log: Path) -> str:
+    """Where an ensemble that is being started can be reached, once it can.
+
+    Raises:
+        NarrativeError: it ended; with the end of its log.
+        ServiceUnavailable: it takes too long.
+    """
+    deadline = time.monotonic() + READY_TIMEOUT_S + 10
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise NarrativeError(f"the ensemble did not start:\n{log.read_text(errors='replace')[-3000:]}")
+        state = running_ensemble(state_path)
+        if state is not None and state["supervisor"] == process.pid and state["ready"]:
+            return str(state["url"])
+        time.sleep(0.1)
     raise ServiceUnavailable(f"not ready after {READY_TIMEOUT_S:.0f} s; see {log}")
 
 

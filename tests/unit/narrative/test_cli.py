@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from narrative.cli import main
+from narrative.cli import ensemble, main
 from narrative.cli.adapter_files import _path
 from narrative.cli.client import Client, Event
 from narrative.cli.console import out
@@ -142,6 +143,30 @@ def test_configurations_are_shown_without_what_is_secret(
     assert shown.count("•••") == len(keys) + 1
     assert "tell" not in shown
     assert "postgresql://somebody:•••@database/narratives" in shown
+
+
+def test_an_ensemble_that_nobody_waits_for_any_more_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Sleeping(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            assert command[1:4] == ["-m", "narrative.cli.main", "up"]
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+            started.append(self)
+
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("narrative.cli.ensemble.pull_all", lambda _: None)
+    monkeypatch.setattr("narrative.cli.ensemble.subprocess.Popen", Sleeping)
+    monkeypatch.setattr("narrative.cli.ensemble.running_ensemble", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ensemble.up(detach=True)
+    try:
+        assert started[0].wait(timeout=10) == -signal.SIGTERM
+    finally:
+        started[0].kill()
 
 
 def test_an_adapter_is_no_path() -> None:
