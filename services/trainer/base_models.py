@@ -39,6 +39,14 @@ def find_here(model: str, field: str) -> Path:
         raise ModelNotFound(error.message, field=field) from error
 
 
+def look_for(model: str, field: str) -> None:
+    """Errors as ``find_here``, but weights that are there are not read, which takes a while."""
+    catalogue = Catalogue()
+    known = {entry.id: catalogue.location(entry, CommonSettings().models_dir) for entry in catalogue}
+    if model not in known or not known[model].exists():
+        find_here(model, field)
+
+
 def check_names(config: object, written: Mapping[str, str]) -> None:
     """Refuses settings that name a model which no machine can have; for callers who cannot name paths.
 

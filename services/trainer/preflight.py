@@ -4,7 +4,7 @@ from pathlib import Path
 
 from narrative.catalogue import Catalogue
 from narrative.errors import DatasetInvalid
-from services.trainer.base_models import find_here, is_of_hub
+from services.trainer.base_models import is_of_hub, look_for
 from services.trainer.config import RecipeConfig
 from services.trainer.speech.sources import check_there
 
@@ -17,7 +17,7 @@ def check(config: RecipeConfig) -> None:
     Raises:
         DatasetInvalid: there is no such folder, or file.
         ModelNotFound: no such base, here or in a catalogue.
-        WeightsMissing, WeightsCorrupt: the base is to be pulled first; says how.
+        WeightsMissing: the base is to be pulled first; says how.
     """
     for field in _FOLDERS:
         folder: Path | None = getattr(config, field, None)
@@ -27,6 +27,6 @@ def check(config: RecipeConfig) -> None:
         check_there(dataset)
     model_id = getattr(config, "model_id", None)
     if model_id is not None and not is_of_hub(model_id, Catalogue()):
-        find_here(model_id, "model_id")
+        look_for(model_id, "model_id")
     if (base_model := getattr(config, "base_model", None)) is not None:
-        find_here(base_model, "base_model")
+        look_for(base_model, "base_model")

@@ -3,8 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from narrative.catalogue import Catalogue
+from narrative.errors import WeightsMissing
+from services.trainer import preflight
+from services.trainer.recipes.style.config import Config
 
 PROGRAM = """
 import sys
@@ -35,3 +41,16 @@ def test_it_is_named_at_once(arguments: list[str], error: str, field: str) -> No
     assert ended == "1 []"
     told = json.loads(answer)
     assert (told["errorType"], told["field"]) == (error, field)
+
+
+def test_weights_are_missed_but_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("it takes seconds to read weights")
+
+    monkeypatch.setenv("NARRATIVE_MODELS_DIR", str(tmp_path))
+    config = Config(dataset_dir=tmp_path, model_id="sd-v1-5")
+    with pytest.raises(WeightsMissing, match="narrate models pull sd-v1-5"):
+        preflight.check(config)
+    monkeypatch.setattr(Catalogue, "verify", read)
+    (tmp_path / "sd-v1-5").mkdir()
+    preflight.check(config)
