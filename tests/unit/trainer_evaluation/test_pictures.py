@@ -92,6 +92,34 @@ def test_every_score_is_measured_and_named(folders, judges, tmp_path):
     assert json.loads(report.as_json())["about"]["judges"]["dino"] == judges.dino
 
 
+def test_clip_and_dino_are_the_papers_means_of_cosines(folders, judges, tmp_path):
+    """Against what the models' own classes give: every picture with every real one, and each with its own prompt."""
+    generated, real = folders
+    texts = ["a red one", "a blue one", "a green one", "a pink one"]
+    (tmp_path / "prompts.txt").write_text("\n".join(texts))
+    scores = score(generated, real, judges, "clip_i", "clip_t", "dino", prompts=tmp_path / "prompts.txt").scores
+
+    def opened(folder):
+        return [PIL.Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
+
+    def mean_of_all(ours, theirs):
+        pairs = [torch.cosine_similarity(one, other, dim=0) for one in ours for other in theirs]
+        return float(torch.stack(pairs).mean())
+
+    clip, processor = CLIPModel.from_pretrained(judges.clip), CLIPProcessor.from_pretrained(judges.clip)
+    vit, resized = ViTModel.from_pretrained(judges.dino), ViTImageProcessor.from_pretrained(judges.dino)
+    with torch.inference_mode():
+        both = clip(**processor(text=texts, images=opened(generated), return_tensors="pt", padding=True))
+        there = clip(**processor(text=texts, images=opened(real), return_tensors="pt", padding=True))
+        own = (both.logits_per_image / clip.logit_scale.exp()).diagonal()
+        tokens = [
+            vit(**resized(images=opened(folder), return_tensors="pt")).last_hidden_state[:, 0] for folder in folders
+        ]
+    assert scores["clip_t"] == pytest.approx(float(own.mean()), abs=1e-5)
+    assert scores["clip_i"] == pytest.approx(mean_of_all(both.image_embeds, there.image_embeds), abs=1e-5)
+    assert scores["dino"] == pytest.approx(mean_of_all(*tokens), abs=1e-5)
+
+
 def test_the_same_seed_gives_the_same_figures(folders, judges):
     assert score(*folders, judges).scores == score(*folders, judges).scores
 
