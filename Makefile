@@ -50,7 +50,7 @@ test-images: $(VENV)/.dev ## Install and start every container image's process t
 test-triton: $(VENV)/.dev $(VENV)/triton ## Prove the Triton engines of asr and diffusion against a real server (minutes on two cores)
 	$(BIN)/pytest tests/integration/triton
 
-test-slow: $(VENV)/.dev ## Run what takes minutes: a denoiser compiled for real
+test-slow: $(VENV)/.dev ## Run what takes minutes: a denoiser compiled for real, one training by two processes, a stopped grid
 	$(BIN)/pytest tests -m slow
 
 load: $(VENV)/.dev ## Load the ensemble and report (options: make load LOAD="--ensemble embedded --profile mixed")

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 # diffusers 0.42 speaks of its own when the tiny models are made.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 PLAIN = ("-m", "services.trainer.cli")
 # With --cpu accelerate would start one process; what trains on several GPUs also trains on a CPU, with --device cpu.
 ACCELERATE = (

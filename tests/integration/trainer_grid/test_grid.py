@@ -121,6 +121,7 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_trained(settings: Path,
     assert "no pytorch_lora_weights" in refusal("guidance=1", model_id=str(tiny), fixed={"adapter": str(tmp_path)})
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_stopped_hears_its_training_out(settings: Path, tmp_path: Path) -> None:
     endless = tmp_path / "endless.json"
     more = {"max_train_steps": 1_000_000, "checkpointing_steps": 1_000_000, "log_steps": 1}
