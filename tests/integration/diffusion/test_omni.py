@@ -242,6 +242,8 @@ async def test_another_model_at_the_server_is_said_at_start(omni: FakeOmniServer
 
 async def test_a_server_that_does_not_come_is_named(omni: FakeOmniServer) -> None:
     omni.url = "http://127.0.0.1:9/v1"
-    with pytest.raises(ServiceUnavailable, match=r"http://127.0.0.1:9/v1 did not become ready within 0.2 s"):
+    with pytest.raises(ServiceUnavailable, match=r"vLLM-Omni server did not become ready within 0.2 s") as refusal:
         async with engine_on(omni, omni_startup_wait_s=0.2):
             pass
+    assert "127.0.0.1" in str(refusal.value)  # for the log
+    assert "127.0.0.1" not in refusal.value.message
