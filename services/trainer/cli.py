@@ -22,10 +22,8 @@ from narrative import interrupts
 from narrative.errors import Cancelled, NarrativeError, NotFound, ServiceUnavailable
 from services.trainer import launch, preflight, recipes
 from services.trainer.arguments import read_config
+from services.trainer.command_line import INTERRUPTED, STOPPED
 from services.trainer.config import RecipeConfig, Settings
-
-STOPPED = 143
-INTERRUPTED = 130
 
 
 def names() -> list[str]:

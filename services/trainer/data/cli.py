@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from narrative import interrupts
-from narrative.errors import InvalidParameter, NarrativeError, ServiceUnavailable
+from narrative.errors import InvalidParameter, ServiceUnavailable
+from services.trainer.command_line import err, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-err = Console(stderr=True)
-INTERRUPTED = 130
 
 
 @app.command(
@@ -72,18 +69,8 @@ def data(
 
 
 def main() -> None:
-    """Runs the command line; an error meant for people becomes one line, not a traceback."""
-    try:
-        interrupts.release()
-        app(prog_name="narrate data")
-    except NarrativeError as error:
-        err.print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except OSError as error:
-        err.print(f"[bold red]Cannot be written:[/] {escape(str(error))}", highlight=False)
-        sys.exit(1)
+    """Runs the command line."""
+    run(app, "narrate data")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from narrative import interrupts
-from narrative.errors import InvalidParameter, NarrativeError
+from narrative.errors import InvalidParameter
+from services.trainer.command_line import err, run
 from services.trainer.evaluation import gate
 from services.trainer.evaluation.report import Report
 
 UNMET = 3
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="narrate evaluate",
@@ -29,7 +27,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-err = Console(stderr=True)
 
 Require = Annotated[
     list[str] | None,
@@ -129,19 +126,9 @@ def _finish(report: Report, requirements: list[gate.Requirement], output: Path |
 
 
 def main() -> None:
-    """Runs the command line; an error meant for people becomes one line, not a traceback."""
+    """Runs the command line."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        interrupts.release()
-        app(prog_name="narrate evaluate")
-    except NarrativeError as error:
-        err.print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except OSError as error:
-        err.print(f"[bold red]Cannot be written:[/] {escape(str(error))}", highlight=False)
-        sys.exit(1)
+    run(app, "narrate evaluate")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from narrative import interrupts
-from narrative.errors import Cancelled, NarrativeError, ServiceUnavailable
-from services.trainer.cli import INTERRUPTED, STOPPED
+from narrative.errors import ServiceUnavailable
+from services.trainer.command_line import STOPPED, err, run
 from services.trainer.grid.plan import Cell, make_grid
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-err = Console(stderr=True)
 _AXES = ", ".join(name.replace("_", "-") for name in Cell.model_fields)
 
 
@@ -79,21 +76,11 @@ def grid(
 
 
 def main() -> None:
-    """Runs the command line; an error meant for people becomes one line, not a traceback."""
+    """Runs the command line."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # As an exception, so that a training under way is told too, and saves a checkpoint.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
-    try:
-        interrupts.release()
-        app(prog_name="narrate grid")
-    except NarrativeError as error:
-        err.print(f"[bold red]{error.title}:[/] {escape(error.message)}", highlight=False)
-        sys.exit(STOPPED if isinstance(error, Cancelled) else 1)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except OSError as error:
-        err.print(f"[bold red]Cannot be written:[/] {escape(str(error))}", highlight=False)
-        sys.exit(1)
+    run(app, "narrate grid")
 
 
 if __name__ == "__main__":

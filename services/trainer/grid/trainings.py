@@ -12,6 +12,7 @@ from narrative.errors import Cancelled, InvalidParameter, NarrativeError, NotFou
 from services.trainer import cli
 from services.trainer.arguments import read_config
 from services.trainer.artifacts import DESCRIPTION_NAME
+from services.trainer.command_line import INTERRUPTED, STOPPED
 from services.trainer.config import RecipeConfig
 from services.trainer.grid.plan import Cell
 from services.trainer.pictures.config import AdapterConfig
@@ -126,7 +127,7 @@ def _error(status: int, answer: str, folder: Path) -> NarrativeError:
         result = json.loads(answer)
     except ValueError:
         result = {}
-    if status in (cli.STOPPED, cli.INTERRUPTED) or status < 0:
+    if status in (STOPPED, INTERRUPTED) or status < 0:
         return Cancelled("the training was stopped; run the same command again to go on")
     message = f"{folder.name}: {result.get('error', f'the training ended with status {status}')}"
     return named_error(result.get("errorType", ""), message, field=result.get("field", ""))
