@@ -52,11 +52,17 @@ def export(work_dir: Path, folder: Path) -> None:
     pipeline.save_pretrained(folder, safe_serialization=True)
     # transformers loads in the type the config names, diffusers in float32: without this a plain from_pretrained
     # would mix the two. The file stays in half precision.
-    config = folder / "text_encoder" / "config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
-    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    _rewrite(folder / "text_encoder" / "config.json", {"dtype": "float32"})
+    # Where the autoencoder lay on the machine that trained it is nobody's business.
+    _rewrite(folder / "vae" / "config.json", {}, without="_name_or_path")
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)
     size_px = pipeline.vae.config.sample_size
     defaults = DEFAULTS | {"width": size_px, "height": size_px}
     (folder / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n", encoding="utf-8")
+
+
+def _rewrite(config: Path, changes: dict[str, str], without: str = "") -> None:
+    settings = json.loads(config.read_text(encoding="utf-8")) | changes
+    settings.pop(without, None)
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -33,7 +33,7 @@ def world_size() -> int:
 
 
 class _Exchange:
-    """Memory that all processes see, in which each has a row: sockets took a fifth of a step."""
+    """Memory that all processes see, in which each has a row."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

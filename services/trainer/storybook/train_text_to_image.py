@@ -182,7 +182,10 @@ def encode_shards(work_dir: Path, size_px: int) -> tuple[torch.Tensor, np.ndarra
         if not kept.exists() or kept.stat().st_mtime < path.stat().st_mtime:
             pixels = torch.from_numpy(np.load(path).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)
             kept.parent.mkdir(parents=True, exist_ok=True)
-            np.save(kept, space.encode(pixels).half().numpy())
+            temporary = kept.with_suffix(".tmp")
+            with temporary.open("wb") as file:
+                np.save(file, space.encode(pixels).half().numpy())
+            temporary.rename(kept)  # half a file would be taken for all of it
         parts.append(torch.from_numpy(np.load(kept)))
         seeds += list(dataset.seeds_of(path))
     return torch.cat(parts), np.array(seeds)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -130,6 +131,8 @@ def test_autoencoder_learns_resumes_and_exports_a_pipeline(tokenizer: CLIPTokeni
 
     (tmp_path / "model_size.json").write_text(json.dumps(asdict(SIZE)))
     export.export(tmp_path, tmp_path / "exported")
+    for config in (tmp_path / "exported").rglob("*.json"):
+        assert str(tmp_path) not in config.read_text(encoding="utf-8"), config
     _goes_on_from(tmp_path / "exported", path, tmp_path / "second", trainer)
 
 
@@ -152,6 +155,25 @@ def _goes_on_from(exported: Path, shard: Path, second: Path, first: Trainer) -> 
     assert (found - told).square().mean() < 0.3 * told.square().mean()
     with pytest.raises(FileExistsError, match="another --work-dir"):
         beginning.begin(second, exported)
+
+
+def test_latents_that_were_cut_off_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = dataset.shard_path(tmp_path, 64, 0)
+    path.parent.mkdir(parents=True)
+    np.save(path, np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8))
+    text_to_image.latent_space(tmp_path, 64)
+
+    def cut_off(file: IO[bytes], array: np.ndarray) -> None:
+        file.write(array.tobytes()[:10])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            text_to_image.encode_shards(tmp_path, 64)
+    latents_of_all, seeds = text_to_image.encode_shards(tmp_path, 64)
+    assert latents_of_all.shape == (4, 4, 8, 8)
+    assert len(seeds) == dataset.SHARD_SCENES
 
 
 def test_export_names_what_is_missing(tmp_path: Path) -> None:
