@@ -18,6 +18,7 @@ _PACKETS = 50
 _MAX_SECONDS_PER_BYTE = 0.02
 # Below this a header may say what it likes: the file costs nothing to decode.
 _SHORT_S = 5.0
+_ACCEPTED = "send a recording such as wav, flac, mp3, m4a, ogg, webm or mp4"
 
 
 def probe_audio(file: IO[bytes], size_bytes: int, filename: str, max_duration_s: float) -> None:
@@ -35,19 +36,21 @@ def probe_audio(file: IO[bytes], size_bytes: int, filename: str, max_duration_s:
     """
     name = filename or "the upload"
     if size_bytes == 0:
-        raise AudioUndecodable(f"{name} is empty; send a recording such as wav, flac, mp3, m4a, ogg, webm or mp4")
+        raise AudioUndecodable(f"{name} is empty; {_ACCEPTED}")
     file.seek(0)
     try:
         with av.open(file, mode="r", metadata_errors="ignore") as container:
             if not container.streams.audio:
-                raise AudioUndecodable(f"{name} has no sound; send a recording that has an audio track")
+                raise AudioUndecodable(f"{name} has no audio track; {_ACCEPTED}")
             stream = container.streams.audio[0]
             _check_format(name, stream.codec_context.sample_rate, stream.codec_context.channels)
             duration_s = _claimed_duration_s(container, stream)
             _check_duration(name, duration_s, size_bytes, max_duration_s)
             _decode_start(name, container, stream)
     except (av.error.FFmpegError, ValueError, EOFError) as error:
-        raise AudioUndecodable(f"{name} is no audio that can be read, or it is cut off: {_reason(error)}") from error
+        raise AudioUndecodable(
+            f"{name} is no audio that can be read, or it is cut off ({_reason(error)}); {_ACCEPTED}"
+        ) from error
 
 
 def _check_format(name: str, rate_hz: int, channels: int) -> None:
@@ -82,7 +85,7 @@ def _decode_start(name: str, container: av.container.InputContainer, stream: av.
         except av.error.InvalidDataError:
             # Readers skip a damaged packet; only when nothing can be decoded is the file refused.
             continue
-    raise AudioUndecodable(f"{name} holds no sound that can be decoded; it is damaged or cut off")
+    raise AudioUndecodable(f"{name} holds no sound that can be decoded: it is damaged or cut off; {_ACCEPTED}")
 
 
 def _reason(error: Exception) -> str:

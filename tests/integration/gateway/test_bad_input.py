@@ -77,8 +77,10 @@ RECORDINGS = {
 async def test_recordings(bad: Api, path: str, kind: str) -> None:
     data, name = RECORDINGS[kind]
 
-    check(await bad.http.post(path, files={"file": ("talk.wav", data)}), 422, name)
+    problem = check(await bad.http.post(path, files={"file": ("talk.wav", data)}), 422, name)
 
+    if name == "AudioUndecodable":
+        assert "wav, flac, mp3, m4a, ogg, webm or mp4" in problem["detail"]
     await nothing_left(bad)
 
 
