@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("begin", help="go on from an exported model in a new --work-dir")
     command.add_argument("folder", type=Path, help="such as deploy/models/storybook")
+    command.add_argument("--latent-channels", type=int, default=0, help="widen its latents to so many; 0 keeps them")
 
     command = commands.add_parser("vae", help="train the autoencoder; may run beside `train`")
     command.add_argument("--minutes", type=float, default=45.0, help="in all, resumed time included (%(default)s)")
@@ -128,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
         dataset.EditionError,
         weight_shards.ShardError,
         JudgeError,
+        beginning.WidthError,
         FileExistsError,
         FileNotFoundError,
     ) as error:
@@ -140,7 +142,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.command == "cutouts":
         dataset.write_shards(args.work_dir, SIZE_PX, 0, -(-args.scenes // dataset.SHARD_SCENES), args.things)
     elif args.command == "begin":
-        beginning.begin(args.work_dir, args.folder)
+        beginning.begin(args.work_dir, args.folder, args.latent_channels)
     elif args.command == "vae":
         train_vae.train(args.work_dir, train_vae.VaeOptions(minutes=args.minutes))
     elif args.command == "train":

@@ -29,6 +29,7 @@ class DeviceOptions:
     text_layers: int = 4
     unet_channels: tuple[int, ...] = (96, 192, 288)
     vae_channels: tuple[int, ...] = (32, 64, 128, 128)
+    latent_channels: int = 4
     head_width: int = 32
     batch: int = 512
     learning_rate: float = 5e-4
@@ -59,6 +60,7 @@ class DeviceOptions:
             unet_channels=self.unet_channels,
             head_width=self.head_width,
             latent_px=self.size_px // 8,
+            latent_channels=self.latent_channels,
         )
 
 

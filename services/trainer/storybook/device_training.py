@@ -52,7 +52,7 @@ class DeviceRun:
         self.unet: UNet2DConditionModel = model.build_unet(size)
         initialise.channels_last(self.unet)
         self.both = torch.nn.ModuleDict({"text_encoder": self.text_encoder, "unet": self.unet}).to(self.device)
-        self.vae = device_vae.build(options.vae_channels, options.size_px).to(self.device)
+        self.vae = device_vae.build(options.vae_channels, options.size_px, options.latent_channels).to(self.device)
         self.vae_ready = False
         self.optimiser = torch.optim.AdamW(
             self.both.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True

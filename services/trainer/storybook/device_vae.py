@@ -18,8 +18,8 @@ _KL_WEIGHT = 1e-4
 _EDGE_WEIGHT = 0.5
 
 
-def build(channels: tuple[int, ...], size_px: int) -> AutoencoderKL:
-    """Make an untrained autoencoder: 8 times smaller on each side, 4 latent channels."""
+def build(channels: tuple[int, ...], size_px: int, latent_channels: int) -> AutoencoderKL:
+    """Make an untrained autoencoder: 8 times smaller on each side."""
     levels = len(channels)
     vae = AutoencoderKL(
         in_channels=3,
@@ -28,7 +28,7 @@ def build(channels: tuple[int, ...], size_px: int) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=1,  # of more, each would forget how light its part of the picture is
         sample_size=size_px,
         mid_block_add_attention=False,

@@ -55,12 +55,12 @@ def begin_as_enlargement(decoder: nn.Module, to_rgb: torch.Tensor) -> None:
 
     Args:
         decoder: the ``decoder`` of an AutoencoderKL after ``quiet_residuals``, at least ``_CARRIED`` channels wide.
-        to_rgb: float32 (3, 5), colours in [-1, 1] from the four latents and 1.
+        to_rgb: float32 (3, channels + 1), colours in [-1, 1] from the latents and 1.
     """
     parts: Any = decoder
     parts.conv_in.weight[:_CARRIED] = 0.0
-    parts.conv_in.weight[:6, :, 1, 1] = torch.cat([to_rgb[:, :4], -to_rgb[:, :4]])
-    parts.conv_in.bias[:_CARRIED] = torch.cat([to_rgb[:, 4], -to_rgb[:, 4], torch.tensor([_ANCHOR, -_ANCHOR])])
+    parts.conv_in.weight[:6, :, 1, 1] = torch.cat([to_rgb[:, :-1], -to_rgb[:, :-1]])
+    parts.conv_in.bias[:_CARRIED] = torch.cat([to_rgb[:, -1], -to_rgb[:, -1], torch.tensor([_ANCHOR, -_ANCHOR])])
     blur = torch.tensor([1.0, 2.0, 1.0]) / 4
     for module in decoder.modules():
         if isinstance(module, ResnetBlock2D) and module.conv_shortcut is not None:

@@ -28,6 +28,7 @@ class ModelSize:
 
     Attributes:
         latent_px: side of a latent; the picture's is 8 times as long.
+        latent_channels: features of a latent; four are enough for places, a face needs more.
         unet_layers: residual blocks per level.
     """
 
@@ -36,6 +37,7 @@ class ModelSize:
     unet_channels: tuple[int, ...] = (48, 96, 192)
     head_width: int = 32
     latent_px: int = 16
+    latent_channels: int = 12
     unet_layers: int = 1
 
 
@@ -115,8 +117,8 @@ def build_unet(size: ModelSize) -> UNet2DConditionModel:
     levels = len(size.unet_channels)
     unet = UNet2DConditionModel(
         sample_size=size.latent_px,
-        in_channels=4,
-        out_channels=4,
+        in_channels=size.latent_channels,
+        out_channels=size.latent_channels,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
         up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
         block_out_channels=size.unet_channels,

@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional
 
 from services.trainer import checkpoint
-from services.trainer.storybook import beginning, dataset, initialise, latents
+from services.trainer.storybook import beginning, dataset, initialise, latents, model
 from services.trainer.storybook.diffusers_parts import AutoencoderKL
 from services.trainer.storybook.initialise import begin_as_enlargement, quiet_residuals
-from services.trainer.storybook.latents import CHANNELS, LatentSpace
+from services.trainer.storybook.latents import LatentSpace
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class VaeOptions:
     seed: int = 0
 
 
-def build(options: VaeOptions) -> AutoencoderKL:
-    """Make an untrained autoencoder: 8 times smaller on each side, 4 latent channels, no attention."""
+def build(options: VaeOptions, latent_channels: int) -> AutoencoderKL:
+    """Make an untrained autoencoder: 8 times smaller on each side, no attention."""
     levels = len(options.channels)
     vae = AutoencoderKL(
         in_channels=3,
@@ -51,7 +51,7 @@ def build(options: VaeOptions) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=options.channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         # One group: a small network that normalised each channel for itself would forget how light a picture is.
         norm_num_groups=1,
         sample_size=options.size_px,
@@ -93,11 +93,12 @@ def train(work_dir: Path, options: VaeOptions) -> Path:
     """
     torch.manual_seed(options.seed)
     begun = beginning.read_vae(work_dir)
-    vae = build(options) if begun is None else begun
+    space = latent_space(work_dir, options.size_px)
+    num_channels = len(space.offset)
+    vae = build(options, num_channels) if begun is None else begun
     initialise.channels_last(vae)
     optimiser = torch.optim.AdamW(vae.parameters(), lr=options.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99))
     images = _images(work_dir, options.size_px)
-    space = latent_space(work_dir, options.size_px)
     if begun is None:
         begin_as_enlargement(vae.decoder, space.to_rgb(_pixels(images[:200])))
     ema = checkpoint.Ema(vae.state_dict(), 0.995)
@@ -120,7 +121,7 @@ def train(work_dir: Path, options: VaeOptions) -> Path:
         rng = np.random.default_rng((options.seed, step))
         pixels = torch.from_numpy(dataset.crops(images, options.batch, options.crop_px, rng))
         side = options.crop_px // dataset.PATCH_PX
-        noise = torch.from_numpy(rng.standard_normal((options.batch, CHANNELS, side, side), dtype=np.float32))
+        noise = torch.from_numpy(rng.standard_normal((options.batch, num_channels, side, side), dtype=np.float32))
         loss, l1 = loss_of(vae, space, pixels.to(memory_format=torch.channels_last), options, noise)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
@@ -160,9 +161,10 @@ def latent_space(work_dir: Path, size_px: int) -> LatentSpace:
     path = work_dir / "latent_space.safetensors"
     if not path.exists():
         images, begun = _images(work_dir, size_px), beginning.read_vae(work_dir)
-        space = (
-            latents.fit(_pixels(images[:2000])) if begun is None else latents.of_encoder(begun, _pixels(images[:300]))
-        )
+        if begun is None:
+            space = latents.fit(_pixels(images[:2000]), model.read_size(work_dir, size_px // 8).latent_channels)
+        else:
+            space = latents.of_encoder(begun, _pixels(images[:300]))
         space.save(path)
     return LatentSpace.load(path)
 

@@ -199,7 +199,7 @@ def test_the_default_model_fits_what_may_be_carried() -> None:
     )
     with torch.device("meta"):
         count = sum(p.numel() for p in model.build_text_encoder(tokenizer(), size).parameters())
-        count += sum(p.numel() for p in device_vae.build((32, 64, 128, 128), 256).parameters())
+        count += sum(p.numel() for p in device_vae.build((32, 64, 128, 128), 256, size.latent_channels).parameters())
         count += sum(p.numel() for p in model.build_unet(size).parameters())
     assert 25e6 < count < 33e6
     assert count * 2 < 64 * 2**20 - 10**6

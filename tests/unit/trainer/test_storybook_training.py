@@ -17,9 +17,12 @@ from transformers import CLIPTokenizer
 from services.trainer import checkpoint
 from services.trainer.storybook import beginning, cutouts, dataset, export, latents, model, train_vae
 from services.trainer.storybook import train_text_to_image as text_to_image
+from services.trainer.storybook.diffusers_parts import StableDiffusionPipeline
 from services.trainer.storybook.train_text_to_image import Trainer, TrainOptions, tokenise
 
-SIZE = model.ModelSize(text_width=64, text_layers=1, unet_channels=(16, 32), head_width=16, latent_px=8)
+SIZE = model.ModelSize(
+    text_width=64, text_layers=1, unet_channels=(16, 32), head_width=16, latent_px=8, latent_channels=4
+)
 WORDS = ["a red dog", "a blue cat", "a green house in the snow", "the sea at night"]
 
 
@@ -92,13 +95,20 @@ def test_any_text_tokenises(tokenizer: CLIPTokenizer) -> None:
     assert tokenizer.decode(ids[1], skip_special_tokens=True) == "a red dog"
 
 
-def test_latents_have_unit_variance_and_depend_on_the_patch_alone() -> None:
+def _smooth_pictures() -> torch.Tensor:
     torch.manual_seed(0)
-    pixels = torch.nn.functional.interpolate(torch.rand(16, 3, 9, 9), size=32, mode="bilinear") * 2 - 1
-    space = latents.fit(pixels)
+    return torch.nn.functional.interpolate(torch.rand(16, 3, 9, 9), size=32, mode="bilinear") * 2 - 1
+
+
+def test_latents_are_independent_and_depend_on_the_patch_alone() -> None:
+    pixels = _smooth_pictures()
+    space = latents.fit(pixels, 6)
     encoded = space.encode(pixels)
-    assert encoded.shape == (16, 4, 4, 4)
-    torch.testing.assert_close(encoded.std(dim=(0, 2, 3)), torch.ones(4), rtol=0.02, atol=0.02)
+    assert encoded.shape == (16, 6, 4, 4)
+    covariance = encoded.transpose(0, 1).flatten(1).cov()
+    torch.testing.assert_close(covariance[:4, :4], torch.eye(4), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(covariance, covariance.diag().diag(), rtol=0.02, atol=0.02)
+    assert 1 > covariance[4, 4] > covariance[5, 5] > 0.1, "weaker features are weaker in latents"
     torch.testing.assert_close(space.encode(pixels[:, :, 8:24, 8:24]), encoded[:, :, 1:3, 1:3], rtol=1e-3, atol=1e-3)
 
 
@@ -110,6 +120,7 @@ def test_autoencoder_learns_resumes_and_exports_a_pipeline(tokenizer: CLIPTokeni
     path = dataset.shard_path(tmp_path, 64, 0)
     path.parent.mkdir(parents=True)
     np.save(path, blocks)
+    (tmp_path / "model_size.json").write_text(json.dumps(asdict(SIZE)))
     options = train_vae.VaeOptions(size_px=64, crop_px=32, channels=(8, 8, 16, 16), batch=4, steps=2)
     train_vae.train(tmp_path, options)
     assert checkpoint.load(tmp_path / "vae.pt")["step"] == 2
@@ -129,11 +140,11 @@ def test_autoencoder_learns_resumes_and_exports_a_pipeline(tokenizer: CLIPTokeni
     assert pictures[0].size == (64, 64)
     assert (np.asarray(pictures[0]) == np.asarray(pictures[1])).all()
 
-    (tmp_path / "model_size.json").write_text(json.dumps(asdict(SIZE)))
     export.export(tmp_path, tmp_path / "exported")
     for config in (tmp_path / "exported").rglob("*.json"):
         assert str(tmp_path) not in config.read_text(encoding="utf-8"), config
     _goes_on_from(tmp_path / "exported", path, tmp_path / "second", trainer)
+    _goes_on_with_more_latents(tmp_path / "exported", tmp_path / "third")
 
 
 def _goes_on_from(exported: Path, shard: Path, second: Path, first: Trainer) -> None:
@@ -157,10 +168,38 @@ def _goes_on_from(exported: Path, shard: Path, second: Path, first: Trainer) -> 
         beginning.begin(second, exported)
 
 
+@torch.no_grad()
+def _goes_on_with_more_latents(exported: Path, third: Path) -> None:
+    with pytest.raises(beginning.WidthError, match="have 4 channels"):
+        beginning.begin(third, exported, latent_channels=3)
+    assert not third.exists()
+    beginning.begin(third, exported, latent_channels=7)
+    size = model.read_size(third, 8)
+    assert size == replace(SIZE, latent_channels=7)
+    before = StableDiffusionPipeline.from_pretrained(exported, safety_checker=None)
+    unet, vae = model.build_unet(size), beginning.read_vae(third)
+    assert vae is not None
+    begun = checkpoint.load(beginning.start_path(third))
+    unet.load_state_dict({name.removeprefix("unet."): value for name, value in begun.items() if "unet." in name})
+    seen, states, pixels = torch.randn(2, 7, 8, 8), torch.randn(2, 5, 64), torch.rand(2, 3, 64, 64) * 2 - 1
+    predicted = unet(seen, 500, states).sample
+    torch.testing.assert_close(predicted[:, :4], before.unet(seen[:, :4], 500, states).sample)
+    assert not predicted[:, 4:].any()
+    torch.testing.assert_close(vae.decode(seen).sample, before.vae.decode(seen[:, :4]).sample)
+    told, told_before = vae.encode(pixels).latent_dist, before.vae.encode(pixels).latent_dist
+    torch.testing.assert_close(told.mean[:, :4], told_before.mean)
+    torch.testing.assert_close(told.logvar[:, :4], told_before.logvar)
+    encoded = latents.of_encoder(vae, _smooth_pictures()).encode(_smooth_pictures())
+    new = encoded[:, 4:].transpose(0, 1).flatten(1).cov()
+    torch.testing.assert_close(new, new.diag().diag(), rtol=0.02, atol=0.02)
+    assert 1.02 > new[0, 0] > new[1, 1] > new[2, 2] > 0.1
+
+
 def test_latents_that_were_cut_off_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = dataset.shard_path(tmp_path, 64, 0)
     path.parent.mkdir(parents=True)
     np.save(path, np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8))
+    (tmp_path / "model_size.json").write_text(json.dumps(asdict(SIZE)))
     text_to_image.latent_space(tmp_path, 64)
 
     def cut_off(file: IO[bytes], array: np.ndarray) -> None:

@@ -29,7 +29,6 @@ from services.trainer.publishing import publish
 from services.trainer.recipes.pix2pix.config import Config
 from services.trainer.resume import checkpoint_to_resume, steps_done
 
-_LATENT_CHANNELS = 4
 # Not needed between the caching of what they make and the writing of the result.
 _FROZEN_PARTS = ("vae", "text_encoder")
 
@@ -146,7 +145,7 @@ def _source(config: Config, folder: Path | None) -> EditSource:
 
 
 def _editing_pipeline(base: BaseModel, num_frames: int) -> Any:
-    widen_input(base.denoiser, _LATENT_CHANNELS * (1 + num_frames))
+    widen_input(base.denoiser, base.pipeline.vae.config.latent_channels * (1 + num_frames))
     names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "feature_extractor")
     pipeline_class: Any = StableDiffusionInstructPix2PixPipeline
     pipeline = pipeline_class(
