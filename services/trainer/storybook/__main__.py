@@ -31,6 +31,7 @@ from services.trainer.storybook import (
     train_text_to_image,
     train_vae,
     weight_shards,
+    widening,
 )
 from services.trainer.storybook.judge import Judge, JudgeError
 from services.trainer.storybook.plan import Planner
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("begin", help="go on from an exported model in a new --work-dir")
     command.add_argument("folder", type=Path, help="such as deploy/models/storybook")
     command.add_argument("--latent-channels", type=int, default=0, help="widen its latents to so many; 0 keeps them")
+    command.add_argument("--double-first-level", action="store_true", help="twice the width at full latent resolution")
 
     command = commands.add_parser("vae", help="train the autoencoder; may run beside `train`")
     command.add_argument("--minutes", type=float, default=45.0, help="in all, resumed time included (%(default)s)")
@@ -74,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=options.subject_weight,
         help="by how much things count more than the ground (%(default)s)",
+    )
+    command.add_argument(
+        "--min-snr-gamma",
+        type=float,
+        default=options.min_snr_gamma,
+        help="the greater, the more faint noise counts, and with it fine detail (%(default)s)",
     )
     command.add_argument("--seed", type=int, default=options.seed, help="(%(default)s)")
     command.add_argument("--workers", type=int, default=1, help="processes that share each batch (%(default)s)")
@@ -129,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         dataset.EditionError,
         weight_shards.ShardError,
         JudgeError,
-        beginning.WidthError,
+        widening.WidthError,
         FileExistsError,
         FileNotFoundError,
     ) as error:
@@ -142,7 +150,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.command == "cutouts":
         dataset.write_shards(args.work_dir, SIZE_PX, 0, -(-args.scenes // dataset.SHARD_SCENES), args.things)
     elif args.command == "begin":
-        beginning.begin(args.work_dir, args.folder, args.latent_channels)
+        beginning.begin(args.work_dir, args.folder, args.latent_channels, double_first_level=args.double_first_level)
     elif args.command == "vae":
         train_vae.train(args.work_dir, train_vae.VaeOptions(minutes=args.minutes))
     elif args.command == "train":
@@ -152,6 +160,7 @@ def _run(args: argparse.Namespace) -> None:
             learning_rate=args.learning_rate,
             decay_steps=args.decay_steps,
             subject_weight=args.subject_weight,
+            min_snr_gamma=args.min_snr_gamma,
             seed=args.seed,
         )
         train_text_to_image.prepare(args.work_dir, SIZE_PX)

@@ -15,7 +15,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from services.trainer import checkpoint
-from services.trainer.storybook import beginning, cutouts, dataset, export, latents, model, train_vae
+from services.trainer.storybook import beginning, cutouts, dataset, export, latents, model, train_vae, widening
 from services.trainer.storybook import train_text_to_image as text_to_image
 from services.trainer.storybook.diffusers_parts import StableDiffusionPipeline
 from services.trainer.storybook.train_text_to_image import Trainer, TrainOptions, tokenise
@@ -170,7 +170,7 @@ def _goes_on_from(exported: Path, shard: Path, second: Path, first: Trainer) -> 
 
 @torch.no_grad()
 def _goes_on_with_more_latents(exported: Path, third: Path) -> None:
-    with pytest.raises(beginning.WidthError, match="have 4 channels"):
+    with pytest.raises(widening.WidthError, match="have 4 channels"):
         beginning.begin(third, exported, latent_channels=3)
     assert not third.exists()
     beginning.begin(third, exported, latent_channels=7)
@@ -193,6 +193,24 @@ def _goes_on_with_more_latents(exported: Path, third: Path) -> None:
     new = encoded[:, 4:].transpose(0, 1).flatten(1).cov()
     torch.testing.assert_close(new, new.diag().diag(), rtol=0.02, atol=0.02)
     assert 1.02 > new[0, 0] > new[1, 1] > new[2, 2] > 0.1
+
+
+@torch.no_grad()
+def test_a_wider_first_level_predicts_nearly_the_same() -> None:
+    torch.manual_seed(1)
+    size = replace(SIZE, unet_channels=(16, 48, 32), unet_layers=2)
+    unet = model.build_unet(size)
+    for name, weight in unet.named_parameters():  # those that begin as nothing would hide mistakes
+        if not weight.any():
+            weight.normal_(std=0.05 if "time_emb" in name or weight.dim() > 1 else 0.3)
+    wide = widening.double_first_level(unet, size)
+    assert tuple(wide.config.block_out_channels) == (32, 48, 32)
+    seen, states = torch.randn(8, 4, 8, 8), torch.randn(8, 5, 64)
+    for timestep in (20, 500, 900):
+        before, after = unet(seen, timestep, states).sample, wide(seen, timestep, states).sample
+        assert (after - before).square().mean() < 0.02 * before.square().mean()
+    twins = wide.down_blocks[0].resnets[0].conv2.weight
+    assert not torch.equal(twins[:, 0], twins[:, 4]), "what came twice can part ways"
 
 
 def test_latents_that_were_cut_off_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
