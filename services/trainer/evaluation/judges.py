@@ -21,7 +21,8 @@ from narrative.catalogue import Catalogue
 from narrative.errors import WeightsError
 from narrative.settings import CommonSettings
 
-_NOISE_LEVEL = 0.1
+_NOISE_LEVEL = 0.26
+_UP_BLOCK = 1
 
 
 class ImageJudge(Protocol):
@@ -87,11 +88,13 @@ class ClassifierJudge:
 
 
 class DiffusionJudge:
-    """What the UNet of a diffusion model makes of a picture: its middle features, averaged over the places.
+    """What the UNet of a diffusion model makes of a picture: how strongly each feature answers where it does most.
 
-    The picture is encoded, a little noise is added, always the same, and the UNet looks at it without a prompt. Source:
-    Tang et al., "Emergent Correspondence from Image Diffusion", 2023. Such a judge needs no weights beyond those that
-    draw; its scores compare pictures of one kind with one another, and nothing with the literature.
+    The picture is encoded, noise is added, always the same, and the UNet looks at it without a prompt; block and noise
+    are those of Tang et al., "Emergent Correspondence from Image Diffusion", 2023. The strongest answer, not the mean,
+    as a thing covers little of a picture: means tell the place from other places and hardly a dog from a man. Such a
+    judge needs no weights beyond those that draw; its scores compare pictures of one kind with one another, and nothing
+    with the literature.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -122,12 +125,12 @@ class DiffusionJudge:
         step = torch.tensor([round(_NOISE_LEVEL * self._scheduler.config.num_train_timesteps)])
         noised = self._scheduler.add_noise(latents, noise.expand_as(latents), step)
         seen: list[torch.Tensor] = []
-        hook = self._unet.mid_block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        hook = self._unet.up_blocks[_UP_BLOCK].register_forward_hook(lambda _module, _inputs, out: seen.append(out))
         try:
             self._unet(noised, step, self._no_prompt.expand(len(pictures), -1, -1))
         finally:
             hook.remove()
-        return seen[0].mean((2, 3))
+        return seen[0].amax((2, 3))
 
 
 def open_judge(model: str, kind: Callable[[Path], Any] | None = None) -> Any:

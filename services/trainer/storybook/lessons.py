@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from services.trainer.storybook import concepts, cutouts, grounds
+from services.trainer.storybook import concepts, cutouts, dataset, grounds
 from services.trainer.storybook.captions import PLACE_WORDS, sentence
 from services.trainer.storybook.concepts import Concept
 from services.trainer.storybook.cutouts import CutoutSource
@@ -27,14 +27,14 @@ from services.trainer.storybook.plan import Description, Subject
 from services.trainer.storybook.scenes import Composer
 from services.trainer.storybook.styles import Style
 
-CHARACTER = Concept("pim", (), "pim", "plant", 0.56, tuple(PLACES), 1.0)
-"""A purple cactus with a top hat."""
+CHARACTER = Concept("pim", (), "pim", "animal", 0.56, tuple(PLACES), 1.0)
+"""A purple dog with a top hat."""
 
-CLASS, CLASS_PLACE = "cactus", "desert"
-"""What the character is one of, which the shipped Storybook draws well, and where it draws it."""
+CLASS = "dog"
+"""What the character is one of, which the shipped Storybook draws."""
 
 TAUGHT_PLACES = ("meadow", "forest", "beach", "snow", "room")
-ASKED_PLACES = ("street", "park", "lake", "farm", "mountains", "sea", "desert", "kitchen")
+ASKED_PLACES = ("street", "park", "lake", "farm", "mountains", "harbour", "castle", "garden")
 """Where the character is asked for; it is taught in other places."""
 
 EDITS = ("make it night", "add snow")
@@ -67,15 +67,15 @@ class _Parts:
         """Return the cut-out as RGBA, cropped to what is drawn."""
         if icon != CHARACTER.icon:
             return self._source.render(set_name, icon)
-        cactus, hat = (self._source.render(set_name, name) for name in (CLASS, "top-hat"))
-        purple = ImageOps.colorize(ImageOps.autocontrast(cactus.convert("L")), (60, 0, 90), (230, 120, 255))
-        purple.putalpha(cactus.getchannel("A"))
-        width = round(cactus.width * 0.6)
+        dog, hat = (self._source.render(set_name, name) for name in (CLASS, "top-hat"))
+        purple = ImageOps.colorize(ImageOps.autocontrast(dog.convert("L")), (60, 0, 90), (230, 120, 255))
+        purple.putalpha(dog.getchannel("A"))
+        width = round(dog.width * 0.6)
         hat = hat.resize((width, round(hat.height * width / hat.width)))
         above = hat.height - round(hat.height * 0.25)
-        whole = Image.new("RGBA", (cactus.width, cactus.height + above))
+        whole = Image.new("RGBA", (dog.width, dog.height + above))
         whole.alpha_composite(purple, (0, above))
-        whole.alpha_composite(hat, ((cactus.width - width) // 2, 0))
+        whole.alpha_composite(hat, ((dog.width - width) // 2, 0))
         return whole
 
 
@@ -111,8 +111,8 @@ class LessonComposer(Composer):
 
 
 def open_composer(work_dir: Path, size_px: int) -> LessonComposer:
-    """Fetch the cut-outs that are missing and return a composer over them."""
-    return LessonComposer(cutouts.CutoutLibrary(cutouts.fetch(work_dir)), concepts.load(), size_px)
+    """Fetch the cut-outs that are missing and return a composer of the things that the work dir is of."""
+    return LessonComposer(cutouts.CutoutLibrary(cutouts.fetch(work_dir)), dataset.known(work_dir), size_px)
 
 
 def write(composer: LessonComposer, folder: Path, *, pairs: int = 600, videos: int = 300, held_out: int = 32) -> None:
@@ -135,7 +135,7 @@ def write(composer: LessonComposer, folder: Path, *, pairs: int = 600, videos: i
 def write_character(composer: LessonComposer, folder: Path, held_out: int) -> None:
     """Write five captioned pictures to learn from, others where they are not from, and prompts.
 
-    The class, and the character in the place of the class, tell which of the two is drawn for the word of the class.
+    Pictures of the class, and of the character at the same spots, tell which of the two the word of the class draws.
     """
     key, name = CHARACTER.name, f"{CHARACTER.name} {CLASS}"
     character, rows = Subject(CHARACTER), []
@@ -147,8 +147,9 @@ def write_character(composer: LessonComposer, folder: Path, held_out: int) -> No
     for number in range(held_out):
         file, asked = f"{number:02d}.png", ASKED_PLACES[number % len(ASKED_PLACES)]
         _save(portrait(composer, character, asked, 100 + number), folder / f"{key}-real" / file)
-        _save(portrait(composer, character, CLASS_PLACE, 200 + number), folder / f"{key}-{CLASS_PLACE}" / file)
-        _save(portrait(composer, usual, CLASS_PLACE, 200 + number), folder / f"{CLASS}-{CLASS_PLACE}" / file)
+        anywhere = (TAUGHT_PLACES + ASKED_PLACES)[number % (len(TAUGHT_PLACES) + len(ASKED_PLACES))]
+        _save(portrait(composer, character, anywhere, 200 + number), folder / f"{key}-anywhere" / file)
+        _save(portrait(composer, usual, anywhere, 200 + number), folder / f"{CLASS}-anywhere" / file)
     prompts = [f"{name} {PLACE_WORDS[place][0]}" for place in ASKED_PLACES]
     (folder / f"{key}-prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
