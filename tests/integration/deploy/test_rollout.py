@@ -19,7 +19,6 @@ from tests.integration.deploy.gateways import RECORDING, REPLICAS, Gateways, gat
 from tests.integration.gateway.fakes import Script, ensemble
 from tests.integration.gateway.test_crash import environment_of, free_port, process
 
-
 PRE_STOP_S = 0.5
 """The manifest's ten seconds, for a Service in this process: connections handed over before are accepted by then."""
 
