@@ -68,8 +68,17 @@ class TritonServer:
     def executions(self, model: str) -> tuple[int, int]:
         """Requests that a model has answered since it was loaded, and the batches in which it was given them."""
         with InferenceServerClient(self.url) as client:
-            stats = client.get_inference_statistics(model).model_stats[0]
-            return stats.inference_count, stats.execution_count
+
+            def counted() -> tuple[int, int]:
+                stats = client.get_inference_statistics(model).model_stats[0]
+                return stats.inference_count, stats.execution_count
+
+            # It counts a request some time after it has answered it.
+            earlier, now = (-1, -1), counted()
+            while now != earlier:
+                time.sleep(0.3)
+                earlier, now = now, counted()
+            return now
 
     def states(self) -> dict[str, str]:
         """Models of the repository and their states, "" for one that was never loaded."""
