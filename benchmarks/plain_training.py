@@ -50,13 +50,14 @@ def adapter(name, options, folder):
 
 
 def pix2pix(name, options, folder):
-    """The whole UNet, widened to eight channels, on pairs of pictures."""
+    """The whole UNet, widened to twice the channels, on pairs of pictures."""
     pipeline, schedule = _base(options.model)
     unet, vae = pipeline.unet, pipeline.vae
     narrow = unet.conv_in
-    unet.conv_in = torch.nn.Conv2d(8, narrow.out_channels, narrow.kernel_size, narrow.stride, narrow.padding)
+    channels = narrow.in_channels
+    unet.conv_in = torch.nn.Conv2d(2 * channels, narrow.out_channels, narrow.kernel_size, narrow.stride, narrow.padding)
     with torch.no_grad():
-        unet.conv_in.weight.zero_()[:, :4] = narrow.weight
+        unet.conv_in.weight.zero_()[:, :channels] = narrow.weight
         unet.conv_in.bias.copy_(narrow.bias)
     unet.requires_grad_(True)
     files = sorted(folder.glob("*.jpg"))

@@ -1,10 +1,14 @@
-"""Writes SDXL with random weights, for measures of time and memory where the real ones cannot be had.
+"""Writes SD 1.5 or SDXL with random weights, for measures of time and memory where the real ones cannot be had.
 
-    python -m benchmarks.random_sdxl FOLDER [--shrink 8]
+    python -m benchmarks.random_weights sdxl FOLDER [--shrink 8]
     python -m benchmarks.diffusion FOLDER --steps 30 --compile
 
-The architecture is that of stabilityai/stable-diffusion-xl-base-1.0: 3.5 billion parameters, float16, 7 GB on disk,
-made on the GPU where there is one. --shrink divides the widths, for a trial on a CPU. The pictures are noise.
+    python -m benchmarks.random_weights sd15 FOLDER
+    python -m benchmarks.train --model FOLDER --resolution 256 --steps 4 --rounds 1
+
+The architectures are those of stable-diffusion-v1-5 (1.1 billion parameters) and stable-diffusion-xl-base-1.0 (3.5
+billion): float16, 2 and 7 GB on disk, made on the GPU where there is one. --shrink divides the widths, for a trial on a
+CPU. The pictures are noise.
 """
 
 import argparse
@@ -12,7 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -22,11 +34,29 @@ from narrative.settings import CommonSettings
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build(shrink: int) -> StableDiffusionXLPipeline:
-    """SDXL whose widths are divided by ``shrink``, a power of two up to 8, in float16."""
-    storybook = Catalogue().resolve("storybook", CommonSettings().models_dir)
-    # SDXL's tokenizers have the same 49,408 tokens; they pad otherwise, which costs no time.
-    tokenizer = CLIPTokenizer.from_pretrained(storybook / "tokenizer", model_max_length=77)
+def sd15(shrink: int) -> StableDiffusionPipeline:
+    """SD 1.5 whose widths are divided by ``shrink``, a power of two up to 8, in float16."""
+    side_px = 512 // shrink
+    return StableDiffusionPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=_made(lambda: CLIPTextModel(_clip(768 // shrink, 12, 12, "quick_gelu", 768 // shrink))),
+        unet=_made(
+            lambda: UNet2DConditionModel(
+                sample_size=side_px // 8, block_out_channels=tuple(w // shrink for w in (320, 640, 1280, 1280)),
+                attention_head_dim=8, cross_attention_dim=768 // shrink, norm_num_groups=32 // shrink,
+            )
+        ),
+        vae=_made(lambda: _autoencoder(shrink, side_px, 0.18215)),
+        scheduler=PNDMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, skip_prk_steps=True,
+        ),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def sdxl(shrink: int) -> StableDiffusionXLPipeline:
+    """SDXL likewise."""
+    tokenizer = _tokenizer()
     small, large = 768 // shrink, 1280 // shrink
     side_px = 1024 // shrink
     return StableDiffusionXLPipeline(
@@ -45,17 +75,25 @@ def build(shrink: int) -> StableDiffusionXLPipeline:
                 projection_class_embeddings_input_dim=6 * 256 + large,
             )
         ),
-        vae=_made(
-            lambda: AutoencoderKL(
-                block_out_channels=(128 // shrink, 256 // shrink, 512 // shrink, 512 // shrink), layers_per_block=2,
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                latent_channels=4, norm_num_groups=32 // shrink, sample_size=side_px, scaling_factor=0.13025,
-            )
-        ),
+        vae=_made(lambda: _autoencoder(shrink, side_px, 0.13025)),
         scheduler=EulerDiscreteScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1,
             timestep_spacing="leading",
         ),
+    )  # fmt: skip
+
+
+def _tokenizer() -> CLIPTokenizer:
+    # Theirs pad otherwise, which costs no time.
+    storybook = Catalogue().resolve("storybook", CommonSettings().models_dir)
+    return CLIPTokenizer.from_pretrained(storybook / "tokenizer", model_max_length=77)
+
+
+def _autoencoder(shrink: int, side_px: int, scaling_factor: float) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=tuple(width // shrink for width in (128, 256, 512, 512)), layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4, norm_num_groups=32 // shrink, sample_size=side_px, scaling_factor=scaling_factor,
     )  # fmt: skip
 
 
@@ -73,13 +111,17 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
         return make().eval().half()
 
 
+ARCHITECTURES: dict[str, Callable[[int], DiffusionPipeline]] = {"sd15": sd15, "sdxl": sdxl}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("architecture", choices=ARCHITECTURES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shrink", type=int, choices=(1, 2, 4, 8), default=1)
     options = parser.parse_args()
-    pipeline = build(options.shrink)
-    parts = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.unet, pipeline.vae)
+    pipeline = ARCHITECTURES[options.architecture](options.shrink)
+    parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     numbers = sum(weights.numel() for part in parts for weights in part.parameters())
     pipeline.save_pretrained(options.folder)
     print(f"{numbers / 1e9:.2f} billion parameters, in {options.folder}")

@@ -6,6 +6,8 @@
 A version is whole or not there. A service works on copies in a folder of its own (``LocalCopies``).
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
@@ -15,11 +17,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from narrative.errors import InvalidParameter, NotFound, WeightsCorrupt
 from narrative.hashing import sha256_of
-from narrative.objects import Objects
+
+if TYPE_CHECKING:
+    # A training knows names long before it publishes under one, and its memory is for the training.
+    from narrative.objects import Objects
 
 ADAPTERS = "adapters"
 SPEECH_MODELS = "speech-models"

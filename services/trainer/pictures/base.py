@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +12,19 @@ import torch
 from torch import nn
 
 from narrative.catalogue import Catalogue
-from narrative.errors import InvalidParameter, ModelNotFound, WeightsError, WeightsMissing
+from narrative.errors import InvalidParameter, ModelNotFound, WeightsMissing
 from services.trainer.base_models import find_here, is_of_hub
+from services.trainer.memory import give_back_freed_memory
+from services.trainer.pictures.loading import load, load_in_pieces
 
 Family = Literal["sd", "sdxl", "flux", "pix2pix"]
-_PIPELINES: dict[str, tuple[Family, Any]] = {
-    "StableDiffusionPipeline": ("sd", diffusers.StableDiffusionPipeline),
-    "StableDiffusionXLPipeline": ("sdxl", diffusers.StableDiffusionXLPipeline),
-    "FluxPipeline": ("flux", diffusers.FluxPipeline),
-    "StableDiffusionInstructPix2PixPipeline": ("pix2pix", diffusers.StableDiffusionInstructPix2PixPipeline),
+_PIPELINES: dict[str, Family] = {
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "FluxPipeline": "flux",
+    "StableDiffusionInstructPix2PixPipeline": "pix2pix",
 }
+_DENOISERS = {"unet": "UNet2DConditionModel", "transformer": "FluxTransformer2DModel"}
 _FROZEN_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*/*.safetensors"]
 
@@ -32,16 +35,20 @@ class BaseModel:
 
     Attributes:
         id: as it was asked for.
+        path: its folder.
         dtype: of its frozen weights, except the autoencoder's; adapters are float32 always.
         digest: of its files, to tell a checkpoint of another base.
+        autoencoder_config: outlives the autoencoder.
         num_steps: denoising steps that the model itself recommends; guidance_scale likewise.
     """
 
     id: str
+    path: Path
     family: Family
     pipeline: Any
     dtype: torch.dtype
     digest: str
+    autoencoder_config: Mapping[str, Any]
     num_steps: int
     guidance_scale: float
 
@@ -51,7 +58,27 @@ class BaseModel:
 
     @property
     def denoiser(self) -> Any:
-        return getattr(self.pipeline, self.denoiser_name)
+        loaded = getattr(self.pipeline, self.denoiser_name)
+        assert loaded is not None, "load_denoiser() comes first"
+        return loaded
+
+    def load_denoiser(self, device: torch.device) -> None:
+        """Loads the UNet or transformer, frozen, unless it is there.
+
+        Raises:
+            WeightsError: it cannot be loaded.
+        """
+        if getattr(self.pipeline, self.denoiser_name) is not None:
+            return
+        loaded = load_in_pieces(
+            getattr(diffusers, _DENOISERS[self.denoiser_name]), self.path / self.denoiser_name, self.dtype
+        )
+        self.pipeline.register_modules(**{self.denoiser_name: loaded.requires_grad_(False).to(device)})
+
+    def drop(self, *parts: str) -> None:
+        """Frees parts of the pipeline that are not needed any more, and has their memory given back."""
+        self.pipeline.register_modules(**dict.fromkeys(parts))
+        give_back_freed_memory()
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
@@ -60,8 +87,14 @@ class BaseModel:
         return {name: getattr(self.pipeline, name) for name in names}
 
 
-def load_base(model_id: str, families: Sequence[Family], mixed_precision: str) -> BaseModel:
+def load_base(
+    model_id: str, families: Sequence[Family], mixed_precision: str, *, denoiser_later: bool = False
+) -> BaseModel:
     """Finds and loads a base; everything is frozen, the autoencoder stays in float32.
+
+    Args:
+        denoiser_later: leave it to ``load_denoiser()``, so that what is encoded once can be encoded and its encoders
+            dropped before: the two need never be in memory together. Such a pipeline does not draw.
 
     Raises:
         ModelNotFound: no such model.
@@ -76,22 +109,19 @@ def load_base(model_id: str, families: Sequence[Family], mixed_precision: str) -
             f"{model_id}: no model_index.json in {path}; a diffusers folder is needed", field="model_id"
         )
     class_name = str(json.loads(index_file.read_text(encoding="utf-8")).get("_class_name"))
-    family, pipeline_class = _PIPELINES.get(class_name, (None, None))
-    if family is None or pipeline_class is None or family not in families:
-        wanted = ", ".join(name for name, (known, _) in _PIPELINES.items() if known in families)
+    family = _PIPELINES.get(class_name)
+    if family is None or family not in families:
+        wanted = ", ".join(name for name, known in _PIPELINES.items() if known in families)
         raise InvalidParameter(f"{model_id} is a {class_name}; this recipe trains {wanted}", field="model_id")
     dtype = _FROZEN_DTYPES[mixed_precision]
     options: dict[str, Any] = {}
+    if denoiser_later:
+        options |= {"transformer" if family == "flux" else "unet": None}
     if family in ("sd", "pix2pix"):
-        options = {"safety_checker": None, "requires_safety_checker": False}
+        options |= {"safety_checker": None, "requires_safety_checker": False}
     if family == "sdxl":
-        options = {"add_watermarker": False}
-    try:
-        pipeline = pipeline_class.from_pretrained(
-            str(path), dtype=dtype, use_safetensors=True, local_files_only=True, **options
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: the pipeline cannot be loaded: {error}") from error
+        options |= {"add_watermarker": False}
+    pipeline = load(getattr(diffusers, class_name), path, dtype, **options)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.to(torch.float32)
     for part in pipeline.components.values():
@@ -101,10 +131,12 @@ def load_base(model_id: str, families: Sequence[Family], mixed_precision: str) -
     own = json.loads(own_file.read_text(encoding="utf-8")) if own_file.is_file() else {}
     return BaseModel(
         id=model_id,
+        path=path,
         family=family,
         pipeline=pipeline,
         dtype=dtype,
         digest=_digest(path),
+        autoencoder_config=dict(pipeline.vae.config),
         num_steps=int(own.get("num_inference_steps", 30)),
         guidance_scale=float(own.get("guidance_scale", 3.5 if family == "flux" else 7.5)),
     )
@@ -118,9 +150,7 @@ def _find(model_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        found = huggingface_hub.snapshot_download(
-            model_id, allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors"]
-        )
+        found = huggingface_hub.snapshot_download(model_id, allow_patterns=_HUB_PATTERNS)
     except RepositoryNotFoundError as error:
         raise ModelNotFound(f"the hub has no model {model_id}", field="model_id") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

@@ -64,6 +64,11 @@ class GateSettings(Settings):
 class AdapterConfig(GateSettings, PictureModelSettings, LoraSettings, RecipeConfig):
     """What all recipes have that train a LoRA adapter on pictures."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether the base is to draw pictures, for which it needs all its parts."""
+        return bool(self.sample_steps or self.require)
+
     def identity(self) -> dict[str, Any]:
         """As for every recipe; what is asked of the result has no part in how it is made."""
         return {name: value for name, value in super().identity().items() if name not in GateSettings.model_fields}

@@ -15,7 +15,7 @@ from services.trainer.pictures.edits import EditSource
 from services.trainer.pictures.images import square, to_tensor
 from services.trainer.pictures.latents import TensorFile, draw_latents, moments
 from services.trainer.pictures.objective import Objective
-from services.trainer.pictures.text import encode_text
+from services.trainer.pictures.text import KeptText
 
 
 class EditExamples:
@@ -106,23 +106,20 @@ def widen_input(unet: Any, num_channels: int) -> None:
 
 
 class EditLearner(Learner):
-    """Denoises the edited picture, told the instruction and shown the original, each left out now and then."""
+    """Denoises the edited picture, told the instruction and shown the original, each left out now and then.
 
-    def __init__(self, base: BaseModel, prompts: list[str], dropout: float) -> None:
+    Args:
+        kept_text: the instructions, number 0 being the empty one.
+        dropout: share of examples without instruction, without original, and without both.
+    """
+
+    def __init__(self, base: BaseModel, kept_text: KeptText, dropout: float) -> None:
         super().__init__()
-        self._base, self._prompts, self._dropout = base, prompts, dropout
-        self._autoencoder_config = dict(base.pipeline.vae.config)
+        self._base, self._kept_text, self._dropout = base, kept_text, dropout
         self._objective = Objective(base)
-        self._kept_text: TensorFile | None = None
         self._sample: tuple[PIL.Image.Image, str, int] | None = None
         self._held_out: tuple[EditExamples, int, int] | None = None
         self.unet = base.denoiser
-
-    def keep_text(self, folder: Path, device: torch.device) -> None:
-        """Encodes all instructions once."""
-        with torch.no_grad():
-            rows = (encode_text(self._base, [prompt], device)["states"][0] for prompt in self._prompts)
-            self._kept_text = TensorFile(folder / "states.npy", rows, len(self._prompts))
 
     def sample_with(self, picture: PIL.Image.Image, instruction: str, seed: int) -> None:
         """What to edit when samples are asked for."""
@@ -146,21 +143,19 @@ class EditLearner(Learner):
         return total / len(examples)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        assert self._kept_text is not None, "keep_text() comes first"
         frames, edited = batch["frames"], batch["edited"]
         if frames.dim() == 5:
             frames = original_latents(self._base.pipeline.vae, frames)
             edited = moments(self._base.pipeline.vae, edited)
-        latents = draw_latents(self._autoencoder_config, edited)
+        latents = draw_latents(self._base.autoencoder_config, edited)
         # One draw for both, so that the share without either is as large as that without one of them.
         chance = torch.rand(len(latents), device=latents.device)
         share = self._dropout if self.training else 0.0
         without_text = chance < 2 * share
         without_original = (chance >= share) & (chance < 3 * share)
-        numbers = batch["prompts"].masked_fill(without_text, 0)
-        states = torch.stack([self._kept_text[number] for number in numbers.tolist()]).to(latents.device)
+        conditions = self._kept_text.conditions(batch["prompts"].masked_fill(without_text, 0))
         frames = frames * (~without_original)[:, None, None, None]
-        return self._objective.losses(latents, {"states": states}, frames).mean()
+        return self._objective.losses(latents, conditions, frames).mean()
 
     def sample(self, step: int) -> Mapping[str, PIL.Image.Image]:
         del step

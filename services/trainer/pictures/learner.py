@@ -1,7 +1,6 @@
 """The learner of the recipes that train a LoRA adapter on prompted pictures."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -11,9 +10,9 @@ from torch import nn
 from services.trainer.learner import Learner
 from services.trainer.pictures.adapter import trained
 from services.trainer.pictures.base import BaseModel
-from services.trainer.pictures.latents import TensorFile, draw_latents, moments
+from services.trainer.pictures.latents import draw_latents, moments
 from services.trainer.pictures.objective import Objective
-from services.trainer.pictures.text import Conditions, encode_text
+from services.trainer.pictures.text import Conditions, KeptText, encode_text
 
 
 class AdapterLearner(Learner):
@@ -22,6 +21,7 @@ class AdapterLearner(Learner):
     Args:
         modules: what carries an adapter, by name.
         prompts: all prompts of the data; batches hold their numbers.
+        kept_text: the prompts where they are encoded already.
         text_rate: learning rate of the text encoders; that of the denoiser if None.
     """
 
@@ -31,6 +31,7 @@ class AdapterLearner(Learner):
         modules: Mapping[str, nn.Module],
         prompts: list[str],
         *,
+        kept_text: KeptText | None = None,
         text_rate: float | None = None,
         sample_prompt: str = "",
         resolution: int = 0,
@@ -39,28 +40,15 @@ class AdapterLearner(Learner):
         super().__init__()
         self._base, self._prompts, self._text_rate = base, prompts, text_rate
         self._sample_prompt, self._resolution, self._seed = sample_prompt, resolution, seed
-        self._autoencoder_config = dict(base.pipeline.vae.config)
+        self._kept_text = kept_text
         self._objective = Objective(base)
-        self._kept_text: dict[str, TensorFile] = {}
         self.parts = nn.ModuleDict(modules)
-
-    @torch.no_grad()
-    def keep_text(self, folder: Path, device: torch.device) -> None:
-        """Encodes all prompts once; only where no text encoder is trained."""
-        names = encode_text(self._base, self._prompts[:1], device).keys()
-        for name in names:
-            rows = (encode_text(self._base, [prompt], device)[name][0] for prompt in self._prompts)
-            self._kept_text[name] = TensorFile(folder / f"{name}.npy", rows, len(self._prompts))
-
-    def drop(self, *parts: str) -> None:
-        """Frees parts of the pipeline that are not needed any more."""
-        self._base.pipeline.register_modules(**dict.fromkeys(parts))
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         pictures = batch["pictures"]
         if pictures.shape[1] == 3:
             pictures = moments(self._base.pipeline.vae, pictures)
-        latents = draw_latents(self._autoencoder_config, pictures)
+        latents = draw_latents(self._base.autoencoder_config, pictures)
         losses = self._objective.losses(latents, self._conditions(batch["prompts"]))
         return (losses * batch["weights"]).sum() / batch["instances"]
 
@@ -87,10 +75,6 @@ class AdapterLearner(Learner):
         return {"0": drawn.images[0]}
 
     def _conditions(self, numbers: torch.Tensor) -> Conditions:
-        chosen = numbers.tolist()
-        if not self._kept_text:
-            return encode_text(self._base, [self._prompts[number] for number in chosen], numbers.device)
-        return {
-            name: torch.stack([kept[number] for number in chosen]).to(numbers.device)
-            for name, kept in self._kept_text.items()
-        }
+        if self._kept_text is not None:
+            return self._kept_text.conditions(numbers)
+        return encode_text(self._base, [self._prompts[number] for number in numbers.tolist()], numbers.device)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, FluxPipeline
+from diffusers import DDPMScheduler
 from torch.nn import functional
 
 from services.trainer.pictures.base import BaseModel
@@ -55,6 +55,9 @@ class Objective:
 
     def _flow(self, latents: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """Rectified flow with logit-normal noise levels (arXiv:2403.03206)."""
+        # Brings T5 and ONNX Runtime with it, which no other family needs.
+        from diffusers import FluxPipeline
+
         batch, channels, height, width = latents.shape
         device, denoiser = latents.device, self._denoiser
         noise = torch.randn_like(latents)

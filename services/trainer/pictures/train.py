@@ -19,8 +19,8 @@ from services.trainer.pictures.base import BaseModel
 from services.trainer.pictures.config import SCORES, AdapterConfig
 from services.trainer.pictures.examples import PictureExamples
 from services.trainer.pictures.learner import AdapterLearner
+from services.trainer.pictures.text import KeptText
 from services.trainer.progress import Progress
-from services.trainer.publishing import publish
 from services.trainer.settings import TrainerSettings
 
 _VERSIONS = {"diffusers": diffusers.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
@@ -76,24 +76,26 @@ def train_adapter(
     run_dir = run_folder(output_dir, config)
     cache_dir = run_dir / f"cache-{accelerator.process_index}"
     data_digests = [kind.source.digest() for kind in examples.kinds]
-    modules = add_adapter(base, config, seed=config.seed, text_encoders=train_text_encoder)
-    if config.gradient_checkpointing:
-        _save_memory(base, list(modules))
     base.pipeline.to(accelerator.device)
-    if base.denoiser_name == "unet":
-        # Convolutions run faster with the channels last, on CPUs and on tensor cores alike.
-        base.denoiser.to(memory_format=torch.channels_last)
-    learner = AdapterLearner(
-        base,
-        modules,
-        examples.prompts,
-        text_rate=text_rate,
-        sample_prompt=config.sample_prompt or examples.kinds[0].prompts[0],
-        resolution=config.resolution,
-        seed=config.seed,
-    )
     try:
-        _compute_once(config, base, examples, learner, cache_dir, accelerator, keep_text=not train_text_encoder)
+        kept_text = _encode_once(config, base, examples, accelerator.device, cache_dir, text=not train_text_encoder)
+        base.load_denoiser(accelerator.device)
+        modules = add_adapter(base, config, seed=config.seed, text_encoders=train_text_encoder)
+        if config.gradient_checkpointing:
+            _save_memory(base, list(modules))
+        if base.denoiser_name == "unet":
+            # Convolutions run faster with the channels last, on CPUs and on tensor cores alike.
+            base.denoiser.to(memory_format=torch.channels_last)
+        learner = AdapterLearner(
+            base,
+            modules,
+            examples.prompts,
+            kept_text=kept_text,
+            text_rate=text_rate,
+            sample_prompt=config.sample_prompt or examples.kinds[0].prompts[0],
+            resolution=config.resolution,
+            seed=config.seed,
+        )
         outcome = fit(
             learner,
             examples,
@@ -137,6 +139,9 @@ def train_adapter(
         with whole_folder(output_dir, made_of) as folder:
             save_adapter(base, modules, folder)
         if published:
+            # Likewise.
+            from services.trainer.publishing import publish
+
             publish(ADAPTERS, config.name, {WEIGHTS_NAME: output_dir / WEIGHTS_NAME}, made_of)
         drop_checkpoints(run_dir, config)
         progress.note(_how_to_use(config, output_dir, unmet))
@@ -151,27 +156,27 @@ def train_adapter(
     )
 
 
-def _compute_once(
+def _encode_once(
     config: AdapterConfig,
     base: BaseModel,
     examples: PictureExamples,
-    learner: AdapterLearner,
-    cache_dir: Path,
-    accelerator: Accelerator,
+    device: torch.device,
+    folder: Path,
     *,
-    keep_text: bool,
-) -> None:
-    """Latents and prompts that no training changes; what made them is dropped unless samples need it."""
+    text: bool,
+) -> KeptText | None:
+    """Latents, and prompts if ``text``, that no training changes; what made them is dropped unless it is to draw."""
     needless = []
     if config.cache_latents and all(kind.crop != "random" for kind in examples.kinds):
         for number, kind in enumerate(examples.kinds):
-            kind.keep_latents(cache_dir / f"latents-{number}.npy", base.pipeline.vae)
+            kind.keep_latents(folder / f"latents-{number}.npy", base.pipeline.vae)
         needless.append("vae")
-    if keep_text:
-        learner.keep_text(cache_dir, accelerator.device)
+    if text:
         needless += [name for name in base.pipeline.components if name.startswith("text_encoder")]
-    if not (config.sample_steps or config.require):
-        learner.drop(*needless)
+    kept = KeptText(base, examples.prompts, folder, device) if text else None
+    if not config.draws:
+        base.drop(*needless)
+    return kept
 
 
 def _save_memory(base: BaseModel, names: list[str]) -> None:

@@ -28,6 +28,7 @@ from services.trainer.pictures.base import load_base
 from services.trainer.pictures.edit_learner import EditExamples, EditLearner, original_latents, widen_input
 from services.trainer.pictures.edits import folder_edits
 from services.trainer.pictures.images import read_picture
+from services.trainer.pictures.text import KeptText
 from services.trainer.recipes.pix2pix.config import Config
 from tests.integration.trainer.conftest import Train
 
@@ -243,10 +244,10 @@ def test_a_widened_unet_begins_as_the_one_it_was(tiny: Path) -> None:
 def test_instruction_and_original_are_left_out_as_often_as_asked(edits: Path, tiny: Path, tmp_path: Path) -> None:
     base = load_base(str(tiny / "sd"), ["sd"], "no")
     examples = EditExamples(folder_edits(edits, ("input_image", "edit_prompt", "edited_image")), 64)
-    learner = EditLearner(base, examples.prompts, dropout=0.2)
-    learner.keep_text(tmp_path, torch.device("cpu"))
+    kept_text = KeptText(base, examples.prompts, tmp_path, torch.device("cpu"))
+    learner = EditLearner(base, kept_text, dropout=0.2)
     told: list[tuple[bool, bool]] = []
-    empty = learner._kept_text[0]
+    (empty,) = kept_text.conditions(torch.tensor([0]))["states"]
 
     def losses(latents: torch.Tensor, conditions: dict[str, torch.Tensor], originals: torch.Tensor) -> torch.Tensor:
         told.extend(

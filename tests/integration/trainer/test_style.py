@@ -22,7 +22,7 @@ from narrative.settings import CommonSettings
 from narrative.v1 import diffusion_pb2, diffusion_pb2_grpc
 from services.diffusion.__main__ import make_service
 from services.diffusion.settings import DiffusionSettings
-from services.trainer.pictures import learner
+from services.trainer.pictures import text
 from services.trainer.pictures.base import BaseModel
 from services.trainer.pictures.text import Conditions, encode_text
 from services.trainer.recipes.style.config import Config
@@ -96,7 +96,7 @@ def test_the_adapter_is_the_specifications_to_the_letter(
         told.extend(prompts)
         return encode_text(base, prompts, device)
 
-    monkeypatch.setattr(learner, "encode_text", encoded)
+    monkeypatch.setattr(text, "encode_text", encoded)
     trained = train(
         "style", dataset_dir=palette, output_dir=out, model_id=tiny / "sd", resolution=64, num_train_epochs=1
     )

@@ -3,7 +3,7 @@
 from narrative.errors import DatasetInvalid, InvalidParameter
 from services.trainer.artifacts import Result, run_folder
 from services.trainer.loop import make_accelerator
-from services.trainer.pictures.base import BaseModel, load_base
+from services.trainer.pictures.base import BaseModel, Family, load_base
 from services.trainer.pictures.class_images import draw_missing
 from services.trainer.pictures.examples import PictureExamples, PromptedPictures
 from services.trainer.pictures.sources import FolderSource, HubSource, PictureSource, Subset, check_pictures
@@ -24,7 +24,9 @@ def run(config: Config, progress: Progress) -> Result:
     if config.optimizer == "prodigy" and config.learning_rate <= 0.1:
         progress.note(f"learning_rate {config.learning_rate:g} is low for prodigy, which expects about 1")
     accelerator = make_accelerator(config)
-    base = load_base(config.model_id, ["sd", "sdxl", "flux"], config.mixed_precision)
+    families: tuple[Family, ...] = ("sd", "sdxl", "flux")
+    draws = config.draws or config.with_prior_preservation
+    base = load_base(config.model_id, families, config.mixed_precision, denoiser_later=not draws)
     if base.family == "flux" and config.resolution % 16:
         raise InvalidParameter(f"resolution {config.resolution}: FLUX needs a multiple of 16", field="resolution")
     classes = None

@@ -23,14 +23,14 @@ from services.trainer.pictures.edits import (
     video_edits,
 )
 from services.trainer.pictures.images import square
+from services.trainer.pictures.text import KeptText
 from services.trainer.pictures.train import quiet_libraries
 from services.trainer.progress import Progress
-from services.trainer.publishing import publish
 from services.trainer.recipes.pix2pix.config import Config
 from services.trainer.resume import checkpoint_to_resume, steps_done
 
 # Not needed between the caching of what they make and the writing of the result.
-_FROZEN_PARTS = ("vae", "text_encoder")
+_ENCODERS = ("vae", "text_encoder")
 
 
 class EditingResult(Result):
@@ -55,35 +55,34 @@ def run(config: Config, progress: Progress) -> EditingResult:
     beside = f", {len(held_out)} held out" if held_out else ""
     progress.note(f"{len(source)} edits{beside}")
     accelerator = make_accelerator(config)
+    encoders_stay = bool(config.sample_steps or not config.cache_latents)
     # The UNet is trained, so its weights stay in float32 whatever the computation's precision.
-    base = load_base(config.model_id, ["sd", "pix2pix"], "no")
-    base.pipeline = _editing_pipeline(base, config.num_frames)
+    base = load_base(config.model_id, ["sd", "pix2pix"], "no", denoiser_later=not encoders_stay)
     base.pipeline.to(accelerator.device)
-    base.denoiser.requires_grad_(True)
-    # Convolutions run faster with the channels last, on CPUs and on tensor cores alike.
-    base.denoiser.to(memory_format=torch.channels_last)
-    if config.gradient_checkpointing:
-        base.denoiser.enable_gradient_checkpointing()
     examples = EditExamples(source, config.resolution, held_out)
-    learner = EditLearner(base, examples.prompts, config.conditioning_dropout_prob)
     validation = EditExamples(held_out, config.resolution, source) if held_out else None
-    if validation:
-        learner.validate_on(validation, config.train_batch_size, config.seed)
-    if config.sample_steps:
-        original = square(source.frames(0)[0], config.resolution, "stretch")
-        learner.sample_with(original, config.sample_prompt or source.instruction(0), config.seed)
     run_dir = run_folder(config.output_dir, config)
     cache_dir = run_dir / f"cache-{accelerator.process_index}"
     try:
-        learner.keep_text(cache_dir, accelerator.device)
+        kept_text = KeptText(base, examples.prompts, cache_dir, accelerator.device)
         # A training that is at its end already, and is only to be written or published, has no use for latents.
         done = steps_done(checkpoint_to_resume(run_dir, config.resume_from_checkpoint))
         if config.cache_latents and not (config.max_train_steps and done >= config.max_train_steps):
             for kept, folder in ((examples, cache_dir), (validation, cache_dir / "held-out")):
                 if kept:
                     kept.keep_latents(folder, base.pipeline.vae)
-        if config.cache_latents and not config.sample_steps:
-            base.pipeline.register_modules(**dict.fromkeys(_FROZEN_PARTS))
+        if not encoders_stay:
+            base.drop(*_ENCODERS)
+        base.load_denoiser(accelerator.device)
+        _make_editing(base, config.num_frames)
+        if config.gradient_checkpointing:
+            base.denoiser.enable_gradient_checkpointing()
+        learner = EditLearner(base, kept_text, config.conditioning_dropout_prob)
+        if validation:
+            learner.validate_on(validation, config.train_batch_size, config.seed)
+        if config.sample_steps:
+            original = square(source.frames(0)[0], config.resolution, "stretch")
+            learner.sample_with(original, config.sample_prompt or source.instruction(0), config.seed)
         outcome = fit(
             learner,
             examples,
@@ -110,11 +109,14 @@ def run(config: Config, progress: Progress) -> EditingResult:
             "settings": config.model_dump(mode="json"),
         }
         if base.pipeline.vae is None:
-            own = load_base(config.model_id, ["sd", "pix2pix"], "no").pipeline
-            base.pipeline.register_modules(**{name: getattr(own, name) for name in _FROZEN_PARTS})
+            own = load_base(config.model_id, ["sd", "pix2pix"], "no", denoiser_later=True).pipeline
+            base.pipeline.register_modules(**{name: getattr(own, name) for name in _ENCODERS})
         with whole_folder(config.output_dir, made_of) as folder:
             _save(base, config, folder)
         if config.publish_as:
+            # Megabytes that a training need not hold.
+            from services.trainer.publishing import publish
+
             files = {file.relative_to(config.output_dir).as_posix(): file for file in _files(config.output_dir)}
             publish(PICTURE_MODELS, config.publish_as, files, made_of)
             progress.note(f'model {config.publish_as} is ready: narrate edit "..." PICTURE --model {config.publish_as}')
@@ -144,15 +146,17 @@ def _source(config: Config, folder: Path | None) -> EditSource:
     return folder_edits(folder, columns)
 
 
-def _editing_pipeline(base: BaseModel, num_frames: int) -> Any:
-    widen_input(base.denoiser, base.pipeline.vae.config.latent_channels * (1 + num_frames))
+def _make_editing(base: BaseModel, num_frames: int) -> None:
+    """Has the UNet see the frames beside the noise, and be trained; the pipeline becomes one that edits."""
+    widen_input(base.denoiser, base.autoencoder_config["latent_channels"] * (1 + num_frames))
+    # Convolutions run faster with the channels last, on CPUs and on tensor cores alike.
+    base.denoiser.requires_grad_(True).to(memory_format=torch.channels_last)
     names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "feature_extractor")
     pipeline_class: Any = StableDiffusionInstructPix2PixPipeline
-    pipeline = pipeline_class(
+    base.pipeline = pipeline_class(
         **{name: base.pipeline.components[name] for name in names}, safety_checker=None, requires_safety_checker=False
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    base.pipeline.set_progress_bar_config(disable=True)
 
 
 def _save(base: BaseModel, config: Config, folder: Path) -> None:

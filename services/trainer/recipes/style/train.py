@@ -24,7 +24,7 @@ def run(config: Config, progress: Progress) -> Result:
     for problem in dropped:
         progress.note(f"left out: {problem}")
     accelerator = make_accelerator(config)
-    base = load_base(config.model_id, ["sd"], config.mixed_precision)
+    base = load_base(config.model_id, ["sd"], config.mixed_precision, denoiser_later=not config.draws)
     prompts = [config.prompt] * len(palette)
     pictures = PromptedPictures(palette, prompts, config.resolution, "stretch", config.random_flip)
     return train_adapter(
