@@ -1,7 +1,7 @@
 """What does a step of each recipe cost, beside a plain loop of the same maths? Ratios from one run.
 
     python -m benchmarks.train [--model storybook] [--resolution 128] [--batch 1] [--steps 20] [--rounds 3]
-                               [--threads 1] [--gradient-checkpointing] [--return-memory] [--recipe NAME]
+                               [--threads 1] [--[no-]gradient-checkpointing] [--return-memory] [--recipe NAME]
 
 The plain loops (``benchmarks/plain_training.py``) are what one would write first: every step opens its files, encodes
 them, and denoises or listens; all parts stay in memory. Recipe and loop take turns, each in a process of its own, on
@@ -98,8 +98,10 @@ def recipe(name, options):
     folder = options.data
     settings = {
         "max_train_steps": options.steps, "output_dir": folder.parent / "result", "tensorboard": False, "device": "cpu",
-        "train_batch_size": options.batch, "gradient_checkpointing": options.gradient_checkpointing,
+        "train_batch_size": options.batch,
     }  # fmt: skip
+    if options.gradient_checkpointing is not None:
+        settings["gradient_checkpointing"] = options.gradient_checkpointing
     if name == "whisper_lora":
         settings |= {"dataset": str(folder), "language": "en", "validation_clips": 1, "validation_share": 0.2}
     else:
@@ -152,7 +154,11 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="in the recipe; the loop keeps all")
+    parser.add_argument(
+        "--gradient-checkpointing",
+        action=argparse.BooleanOptionalAction,
+        help="in the recipe, its default if unset; the loop keeps all",
+    )
     parser.add_argument("--return-memory", action="store_true", help="recipe: blocks from 128 KiB go back when freed")
     parser.add_argument("--recipe", choices=RECIPES)
     parser.add_argument("--way", choices=["libraries", "recipe", "plain"], help=argparse.SUPPRESS)
@@ -163,7 +169,8 @@ def main():
         return
     names = ("model", "resolution", "batch", "steps", "threads")
     shared = [part for name in names for part in (f"--{name}", getattr(options, name))]
-    shared += ["--gradient-checkpointing"] * options.gradient_checkpointing
+    if options.gradient_checkpointing is not None:
+        shared.append(f"--{'' if options.gradient_checkpointing else 'no-'}gradient-checkpointing")
     print(f"{'recipe':26s} {'plain':>16s} {'recipe':>16s}   ratios (time, memory, memory beyond libraries)")
     for name in [options.recipe] if options.recipe else RECIPES:
         with tempfile.TemporaryDirectory() as folder:

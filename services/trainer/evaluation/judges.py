@@ -116,7 +116,7 @@ class DiffusionJudge:
 
     @torch.inference_mode()
     def pictures(self, pictures: Sequence[PIL.Image.Image]) -> torch.Tensor:
-        """float32 (pictures, width)."""
+        """float32 (pictures, width), each of mean square 1: FID and KID take lengths as they come."""
         resized = [picture.resize((self._size, self._size), PIL.Image.Resampling.BICUBIC) for picture in pictures]
         config = self._vae.config
         latents = self._vae.encode(self._processor.preprocess(resized)).latent_dist.mean
@@ -130,7 +130,8 @@ class DiffusionJudge:
             self._unet(noised, step, self._no_prompt.expand(len(pictures), -1, -1))
         finally:
             hook.remove()
-        return seen[0].amax((2, 3))
+        strongest = seen[0].amax((2, 3))
+        return strongest / strongest.square().mean(dim=1, keepdim=True).sqrt()
 
 
 def open_judge(model: str, kind: Callable[[Path], Any] | None = None) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 # Which way is better, for people who read the table.
-_BETTER = {"wer": "lower", "cer": "lower", "fid": "lower", "kid": "lower"}
+_BETTER = dict.fromkeys(("wer", "cer", "fid", "kid", "l1"), "lower")
 
 
 @dataclass(frozen=True)

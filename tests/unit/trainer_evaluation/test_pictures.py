@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from narrative.errors import ImageUndecodable, InvalidInput, InvalidParameter, WeightsError, WeightsMissing
+from services.trainer.evaluation.judges import open_judge
 from services.trainer.evaluation.pictures import (
     Judges,
     bootstrap_interval,
@@ -29,6 +30,7 @@ from services.trainer.evaluation.pictures import (
     mean_cosines,
     score_pictures,
 )
+from services.trainer.evaluation.report import Report
 
 SIZE = {"height": 16, "width": 16}
 
@@ -235,3 +237,14 @@ def test_pictures_are_compared_two_by_two(tmp_path, judges):
     (tmp_path / "ours" / "1.png").unlink()
     with pytest.raises(InvalidInput, match="two by two"):
         l1()
+
+
+def test_features_of_a_diffusion_model_are_of_one_length():
+    judge = open_judge("storybook")
+    found = judge.pictures([PIL.Image.new("RGB", (64, 64), colour) for colour in ("red", "white")])
+    assert found.square().mean(dim=1) == pytest.approx([1.0, 1.0], abs=1e-4)
+
+
+def test_the_table_says_which_way_is_better():
+    columns = Report({"similarity": 0.9, "l1": 0.1, "kid": 0.1}).table().columns
+    assert list(columns[2].cells) == ["higher", "lower", "lower"]

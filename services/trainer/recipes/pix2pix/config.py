@@ -45,6 +45,9 @@ class Config(PublishSettings, EditSettings, PictureModelSettings, RecipeConfig):
 
     resolution: int = Field(256, ge=32, le=4096, multiple_of=8, description="Side of the training pictures, pixels.")
     train_batch_size: int = Field(4, ge=1, description="Examples in one pass, per process.")
+    gradient_checkpointing: bool = Field(
+        True, description="Less memory, more time; a whole UNet with its gradients and AdamW leaves little."
+    )
     licence: str = Field("", description="Licence of the result, kept in its description.")
 
     def identity(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionInstructPix2PixPipeline
 from narrative.registry import PICTURE_MODELS
 from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
 from services.trainer.loop import fit, make_accelerator
+from services.trainer.memory import give_back_large_blocks
 from services.trainer.pictures.base import BaseModel, load_base
 from services.trainer.pictures.edit_learner import EditExamples, EditLearner, widen_input
 from services.trainer.pictures.edits import (
@@ -46,6 +47,7 @@ def run(config: Config, progress: Progress) -> EditingResult:
         NarrativeError: bad data, an unknown base, no memory, a full disk; nothing is written then.
     """
     quiet_libraries()
+    give_back_large_blocks()
     assert config.output_dir is not None, "the configuration checks it"
     refuse_foreign_folder(config.output_dir)
     source = _source(config, config.data_dir)
