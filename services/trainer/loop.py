@@ -21,7 +21,6 @@ from services.trainer import checkpoint
 from services.trainer.batches import BatchPlan, Examples, stream_seed
 from services.trainer.config import RecipeConfig
 from services.trainer.learner import Learner, Outcome
-from services.trainer.memory import give_back_freed_memory
 from services.trainer.optimizers import make_optimizer, rate_factor
 from services.trainer.progress import Progress
 from services.trainer.resume import (
@@ -124,7 +123,6 @@ class _Run:
     def to_the_end(self, stop: checkpoint.StopRequest) -> Outcome:
         config = self.config
         self._resume()
-        give_back_freed_memory()
         if self.accelerator.is_main_process:
             self.progress.begin(self.step, self.run_dir / "tensorboard" if config.tensorboard else None)
         loader = iter(
