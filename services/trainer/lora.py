@@ -83,7 +83,8 @@ class _Sum(torch.autograd.Function):
         x, kept, narrow, down, up = ctx.saved_tensors
         rows = _rows(gradient)
         inner = rows @ up.to(gradient.dtype) * (ctx.scaling * ctx.spread)
-        up_gradient = (rows.T @ narrow * ctx.scaling).to(up.dtype)
+        # This way round the long side of ``rows`` is read in order.
+        up_gradient = (narrow.T @ rows * ctx.scaling).T.to(up.dtype)
         down_gradient = (inner.T @ _rows(_masked(x.to(gradient.dtype), kept))).to(down.dtype)
         x_gradient = None
         if ctx.needs_input_grad[1]:
@@ -96,5 +97,5 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _masked(tensor: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    # Two passes over memory, but several times faster than a product of floats and booleans.
-    return tensor if kept is None else kept.to(tensor.dtype).mul_(tensor)
+    # As bytes: a product of floats and booleans takes almost three times as long.
+    return tensor if kept is None else tensor * kept.view(torch.uint8)
