@@ -1,10 +1,12 @@
-"""LoRA on linear layers with less memory than peft takes: the same numbers, and the same random draws.
+"""LoRA on linear layers with less memory and time than peft takes, and the same numbers.
 
 As peft computes ``result + B(A(dropout(x))) * scaling``, autograd keeps the dropped input and the mask, both float32
-and as large as the input, and four tensors as large as the result come and go. Here the mask is kept as bytes beside
-the input itself, which the layers that share it (queries and values) keep once, and the sum is made in place.
+and as large as the input, and four tensors as large as the result come and go. Here the places of what was dropped
+are kept beside the input itself, which the layers that share it (queries and values) keep once, and the sum is made in
+place.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -67,28 +69,30 @@ class _Sum(torch.autograd.Function):
         scaling: float,
         probability: float,
     ) -> torch.Tensor:
-        kept = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - probability) if probability else None
+        dropped = _places(x, probability) if probability else None
         # What dropout multiplies the rest with is put on the narrow side, of as many columns as the rank.
         ctx.scaling, ctx.spread = scaling, 1 / (1 - probability)
-        narrow = _rows(_masked(x.to(result.dtype), kept)) @ down.to(result.dtype).T * ctx.spread
+        narrow = _rows(_without(x.to(result.dtype), dropped)) @ down.to(result.dtype).T * ctx.spread
+        # Autograd is not told of the change: for that of a view, which a layer's result is, it would copy gradients
+        # three times. Nothing else needs what the layer alone gave.
+        total = result.detach()
         # A view, never a copy, which the sum would not reach.
-        result.view(-1, result.shape[-1]).addmm_(narrow, up.to(result.dtype).T, alpha=scaling)
-        ctx.mark_dirty(result)
-        ctx.save_for_backward(x, kept, narrow, down, up)
-        return result
+        total.view(-1, total.shape[-1]).addmm_(narrow, up.to(result.dtype).T, alpha=scaling)
+        ctx.save_for_backward(x, dropped, narrow, down, up)
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, kept, narrow, down, up = ctx.saved_tensors
+        x, dropped, narrow, down, up = ctx.saved_tensors
         rows = _rows(gradient)
         inner = rows @ up.to(gradient.dtype) * (ctx.scaling * ctx.spread)
         # This way round the long side of ``rows`` is read in order.
         up_gradient = (narrow.T @ rows * ctx.scaling).T.to(up.dtype)
-        down_gradient = (inner.T @ _rows(_masked(x.to(gradient.dtype), kept))).to(down.dtype)
+        down_gradient = (inner.T @ _rows(_without(x.to(gradient.dtype), dropped))).to(down.dtype)
         x_gradient = None
         if ctx.needs_input_grad[1]:
-            x_gradient = _masked((inner @ down.to(gradient.dtype)).view_as(x), kept).to(x.dtype)
+            x_gradient = _without((inner @ down.to(gradient.dtype)).view_as(x), dropped).to(x.dtype)
         return gradient, x_gradient, down_gradient, up_gradient, None, None
 
 
@@ -96,6 +100,25 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _masked(tensor: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    # As bytes: a product of floats and booleans takes almost three times as long.
-    return tensor if kept is None else tensor * kept.view(torch.uint8)
+def _places(x: torch.Tensor, probability: float) -> torch.Tensor:
+    """Which elements of ``x`` dropout takes, each with ``probability``: their places, rising, int32; the end is padded.
+
+    Drawn by the gaps between them, which are geometric: where one in twenty goes, a fifth of the time of a draw for
+    each element. How many are drawn is fixed, so that a GPU is not waited for: eight standard deviations more than are
+    expected, and what lies behind ``x`` becomes its length.
+    """
+    expected = x.numel() * probability
+    draws = math.ceil(expected + 8 * math.sqrt(expected)) + 32
+    gaps = torch.empty(draws, dtype=torch.float64, device=x.device).geometric_(probability)
+    return gaps.long().cumsum(0).sub_(1).clamp_(max=x.numel()).int()
+
+
+def _without(tensor: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+    if places is None:
+        return tensor
+    # One more, for the places behind the end.
+    elements = tensor.new_empty(tensor.numel() + 1)
+    kept = elements[:-1].view(tensor.shape)
+    kept.copy_(tensor)
+    elements.index_fill_(0, places.long(), 0)
+    return kept

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
@@ -29,26 +30,40 @@ def add_adapter(base: BaseModel, settings: LoraSettings, *, seed: int, text_enco
     modules = {base.denoiser_name: base.denoiser, **(base.text_encoders if text_encoders else {})}
     torch.manual_seed(seed)
     for name, module in modules.items():
-        targets = settings.target_modules if name == base.denoiser_name else TEXT_TARGETS
-        config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.lora_alpha or settings.rank,  # type: ignore[arg-type]  # a fraction is as good
-            lora_dropout=settings.lora_dropout,
-            bias="none",
-            init_lora_weights="gaussian",
-            target_modules=targets,
-        )
-        try:
-            module.add_adapter(config)
-        except ValueError as error:
-            raise InvalidParameter(
-                f"the {name} of {base.id} has no layers {', '.join(targets)}", field="target_modules"
-            ) from error
+        _add(base, name, module, settings)
         for parameter in trained(module):
             # Half precision would lose most of what a step adds.
             parameter.data = parameter.data.float()
         lora.save_memory(module)
     return modules
+
+
+def check_layers(base: BaseModel, settings: LoraSettings) -> None:
+    """Finds before anything is encoded what ``add_adapter`` would find after it, when the denoiser is there.
+
+    Raises:
+        InvalidParameter: the denoiser has no layers of these names.
+    """
+    with init_empty_weights():
+        _add(base, base.denoiser_name, base.outline_of_denoiser(), settings)
+
+
+def _add(base: BaseModel, name: str, module: Any, settings: LoraSettings) -> None:
+    targets = settings.target_modules if name == base.denoiser_name else TEXT_TARGETS
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.lora_alpha or settings.rank,  # type: ignore[arg-type]  # a fraction is as good
+        lora_dropout=settings.lora_dropout,
+        bias="none",
+        init_lora_weights="gaussian",
+        target_modules=targets,
+    )
+    try:
+        module.add_adapter(config)
+    except ValueError as error:
+        raise InvalidParameter(
+            f"the {name} of {base.id} has no layers {', '.join(targets)}", field="target_modules"
+        ) from error
 
 
 def trained(module: nn.Module) -> Iterable[nn.Parameter]:

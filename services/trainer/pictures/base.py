@@ -15,7 +15,7 @@ from narrative.catalogue import Catalogue
 from narrative.errors import InvalidParameter, ModelNotFound, WeightsMissing
 from services.trainer.base_models import find_here, is_of_hub
 from services.trainer.memory import give_back_freed_memory
-from services.trainer.pictures.loading import load, load_in_pieces
+from services.trainer.pictures.loading import load, load_in_pieces, outline
 
 Family = Literal["sd", "sdxl", "flux", "pix2pix"]
 _PIPELINES: dict[str, Family] = {
@@ -62,6 +62,14 @@ class BaseModel:
         assert loaded is not None, "load_denoiser() comes first"
         return loaded
 
+    def outline_of_denoiser(self) -> Any:
+        """The UNet or transformer without its weights, to look at before it is loaded.
+
+        Raises:
+            WeightsError: it will not be possible to load it.
+        """
+        return outline(self._denoiser_class, self.path / self.denoiser_name)
+
     def load_denoiser(self, device: torch.device) -> None:
         """Loads the UNet or transformer, frozen, unless it is there.
 
@@ -70,15 +78,17 @@ class BaseModel:
         """
         if getattr(self.pipeline, self.denoiser_name) is not None:
             return
-        loaded = load_in_pieces(
-            getattr(diffusers, _DENOISERS[self.denoiser_name]), self.path / self.denoiser_name, self.dtype
-        )
+        loaded = load_in_pieces(self._denoiser_class, self.path / self.denoiser_name, self.dtype)
         self.pipeline.register_modules(**{self.denoiser_name: loaded.requires_grad_(False).to(device)})
 
     def drop(self, *parts: str) -> None:
         """Frees parts of the pipeline that are not needed any more, and has their memory given back."""
         self.pipeline.register_modules(**dict.fromkeys(parts))
         give_back_freed_memory()
+
+    @property
+    def _denoiser_class(self) -> Any:
+        return getattr(diffusers, _DENOISERS[self.denoiser_name])
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
@@ -94,7 +104,8 @@ def load_base(
 
     Args:
         denoiser_later: leave it to ``load_denoiser()``, so that what is encoded once can be encoded and its encoders
-            dropped before: the two need never be in memory together. Such a pipeline does not draw.
+            dropped before: the two need never be in memory together. Such a pipeline does not draw. That the file is
+            whole is seen to here.
 
     Raises:
         ModelNotFound: no such model.
@@ -129,7 +140,7 @@ def load_base(
             part.requires_grad_(False)
     own_file = path / "generation_config.json"
     own = json.loads(own_file.read_text(encoding="utf-8")) if own_file.is_file() else {}
-    return BaseModel(
+    base = BaseModel(
         id=model_id,
         path=path,
         family=family,
@@ -140,6 +151,9 @@ def load_base(
         num_steps=int(own.get("num_inference_steps", 30)),
         guidance_scale=float(own.get("guidance_scale", 3.5 if family == "flux" else 7.5)),
     )
+    if denoiser_later:
+        base.outline_of_denoiser()
+    return base
 
 
 def _find(model_id: str) -> Path:

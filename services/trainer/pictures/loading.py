@@ -27,6 +27,25 @@ def load(cls: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
         raise WeightsError(f"{folder}: {cls.__name__} cannot be loaded: {error}") from error
 
 
+def outline(cls: Any, folder: Path) -> Any:
+    """A diffusers model without its weights, on the device ``meta``; they are only seen to be there.
+
+    Raises:
+        WeightsError: its configuration or the head of its weights cannot be read, or part of their file is missing.
+    """
+    file = folder / _FILE
+    try:
+        with init_empty_weights():
+            model = cls.from_config(cls.load_config(str(folder), local_files_only=True))
+        if file.is_file():
+            # This reads no weights, but compares the length of the file with what its head says.
+            with safe_open(file, framework="pt"):
+                pass
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise WeightsError(f"{file}: {cls.__name__} cannot be loaded: {error}") from error
+    return model
+
+
 def load_in_pieces(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     """``load`` of a diffusers model, without the whole file in memory beside weights of another type.
 
@@ -39,9 +58,8 @@ def load_in_pieces(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     file = folder / _FILE
     if not file.is_file():
         return load(cls, folder, dtype)
+    model = outline(cls, folder)
     try:
-        with init_empty_weights():
-            model = cls.from_config(cls.load_config(str(folder), local_files_only=True))
         sizes = {name: value.numel() for name, value in model.state_dict().items()}
         with safe_open(file, framework="pt") as opened:
             if set(opened.keys()) != sizes.keys():

@@ -14,7 +14,7 @@ from narrative.registry import ADAPTERS
 from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
 from services.trainer.evaluation import gate
 from services.trainer.loop import fit
-from services.trainer.pictures.adapter import WEIGHTS_NAME, add_adapter, save_adapter
+from services.trainer.pictures.adapter import WEIGHTS_NAME, add_adapter, check_layers, save_adapter
 from services.trainer.pictures.base import BaseModel
 from services.trainer.pictures.config import SCORES, AdapterConfig
 from services.trainer.pictures.examples import PictureExamples
@@ -76,6 +76,7 @@ def train_adapter(
     run_dir = run_folder(output_dir, config)
     cache_dir = run_dir / f"cache-{accelerator.process_index}"
     data_digests = [kind.source.digest() for kind in examples.kinds]
+    check_layers(base, config)
     base.pipeline.to(accelerator.device)
     try:
         kept_text = _encode_once(config, base, examples, accelerator.device, cache_dir, text=not train_text_encoder)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from narrative.errors import WeightsError
 from services.trainer.pictures import loading
-from services.trainer.pictures.base import BaseModel
+from services.trainer.pictures.base import BaseModel, load_base
+from services.trainer.pictures.examples import PromptedPictures
 from services.trainer.pictures.loading import load, load_in_pieces
 from tests.integration.trainer.conftest import Train
 
@@ -102,3 +103,24 @@ def test_encoders_are_gone_before_the_denoiser_comes(
     trained = train("dreambooth", instance_data_dir=palette, resolution=64, max_train_steps=1, rank=2, **chosen)
     assert trained.status == 0, trained.result
     assert seen == [beside]
+
+
+def test_a_damaged_denoiser_is_found_before_it_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny / "sd", tmp_path / "sd"))
+    content = (base / "unet" / WEIGHTS).read_bytes()
+    (base / "unet" / WEIGHTS).write_bytes(content[:-1000])
+    with pytest.raises(WeightsError, match=rf"{WEIGHTS}: UNet2DConditionModel cannot be loaded"):
+        load_base(str(base), ["sd"], "no", denoiser_later=True)
+
+
+def test_layers_that_are_not_there_are_missed_before_anything_is_encoded(
+    train: Train, palette: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(*_: Any) -> None:
+        raise AssertionError("nothing is to be encoded")
+
+    monkeypatch.setattr(PromptedPictures, "keep_latents", encode)
+    chosen = {"instance_prompt": "a pim fox", "output_dir": tmp_path / "pim", "model_id": tiny / "sd"}
+    trained = train("dreambooth", instance_data_dir=palette, resolution=64, target_modules=["to_z"], **chosen)
+    assert trained.status == 1
+    assert "has no layers to_z" in trained.result["error"]

@@ -21,6 +21,16 @@ def layers():
     return plain, frugal
 
 
+class _DropoutOfTheSamePlaces(nn.Module):
+    """Dropout as it is defined, of the elements that ours would take."""
+
+    def forward(self, x):
+        places = lora._places(x, 0.3)
+        mask = torch.ones(x.numel())
+        mask[places[places < x.numel()]] = 0
+        return x * mask.view(x.shape) / 0.7
+
+
 def _outcome(net, inputs):
     torch.manual_seed(5)
     inputs = inputs.clone().requires_grad_()
@@ -32,9 +42,33 @@ def _outcome(net, inputs):
 @pytest.mark.parametrize("training", [True, False])
 def test_outputs_and_gradients_are_those_of_peft(layers, training):
     inputs = torch.randn(2, 7, 24)
+    if training:
+        for layer in (layers[0][0], layers[0][2]):
+            layer.lora_dropout["default"] = _DropoutOfTheSamePlaces()
     plain, frugal = (_outcome(net.train(training), inputs) for net in layers)
     assert len(plain) == 6
     assert all(torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6) for ours, theirs in zip(frugal, plain, strict=True))
+
+
+def test_each_element_is_dropped_as_often_as_it_should_and_by_itself():
+    torch.manual_seed(1)
+    x = torch.empty(10, 5)
+    dropped = torch.zeros(4000, 50)
+    for row in dropped:
+        places = lora._places(x, 0.2)
+        assert torch.equal(places, places.sort().values)
+        row[places[places < 50]] = 1
+    # Six standard deviations of a share of 4000.
+    assert torch.allclose(dropped.mean(0), torch.tensor(0.2), rtol=0, atol=0.038)
+    assert abs(dropped.mean() - 0.2) < 6 * (0.16 / 200_000) ** 0.5
+    assert torch.allclose((dropped[:, :-1] * dropped[:, 1:]).mean(0), torch.tensor(0.04), rtol=0, atol=0.019)
+    assert dropped.sum(1).var() == pytest.approx(50 * 0.16, rel=0.15)
+
+
+@pytest.mark.parametrize("probability", [1e-6, 0.999])
+def test_hardly_any_and_almost_all_can_be_dropped(probability):
+    places = lora._places(torch.empty(1000), probability)
+    assert (places < 1000).float().sum() == pytest.approx(1000 * probability, abs=10)
 
 
 def test_half_precision_differs_by_rounding_only(layers):
@@ -56,7 +90,7 @@ def test_autograd_keeps_less(layers):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            net.train()(torch.randn(100, 24, requires_grad=True))
+            net.train()(torch.randn(4000, 24, requires_grad=True))
         return sum(storage.nbytes() for storage in storages.values())
 
     plain, frugal = map(kept_bytes, layers)

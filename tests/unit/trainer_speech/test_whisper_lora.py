@@ -118,6 +118,16 @@ def test_the_loss_of_a_clip_is_that_of_peft_given_features_and_labels(tmp_path, 
     torch.testing.assert_close(both, torch.stack(expected).mean())
 
 
+def test_what_the_layers_of_the_encoder_get_lies_in_order(tiny_whisper):
+    model, _ = load_whisper(tiny_whisper)
+    learner = WhisperLearner(model, validated(Config, {"dataset": "x", "output_dir": "y"}), None)
+    seen = []
+    # The second is the last; its own hook is called after that of the first.
+    model.get_encoder().layers[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    learner({"input_features": torch.randn(2, 80, 3000), "labels": torch.tensor([[1, 2], [3, 4]])})
+    assert seen == [True]
+
+
 def test_the_loss_falls(train):
     _, said = train(max_train_steps=24, learning_rate=0.02, lora_dropout=0.0)
     losses = [float(line.split("validation loss")[0].split()[-1]) for line in said.splitlines() if "mean loss" in line]

@@ -52,6 +52,10 @@ class WhisperLearner(Learner):
         except ValueError as error:
             raise InvalidParameter(f"target_modules: {error}", field="target_modules") from error
         lora.save_memory(self.adapted)
+        # What the convolutions make has its axes swapped, and sums keep that: every matrix product would begin by
+        # putting its input in order.
+        first, *_ = model.get_encoder().layers
+        first.register_forward_pre_hook(_in_order)
         self.adapted.peft_config["default"].base_model_name_or_path = config.base_model
         self._validation, self._most, self._batch_size = validation, config.validation_clips, config.train_batch_size
 
@@ -90,6 +94,11 @@ class WhisperLearner(Learner):
             )
             total += float(self(moved)) * len(positions)
         return total / count
+
+
+def _in_order(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    states, *rest = inputs
+    return states.contiguous(), *rest
 
 
 def token_losses(states: torch.Tensor, labels: torch.Tensor, head: nn.Module) -> torch.Tensor:
