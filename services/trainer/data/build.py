@@ -80,7 +80,11 @@ def clean_corpus(
         raise InvalidParameter(
             "edits are checked here; python -m services.trainer.pictures.videos builds those of videos", field="target"
         )
-    cleaning, seen, rows = Cleaning(corpus.kind), dict[str, str](), list[dict[str, str]]()
+    cleaning, seen, rows = (
+        Cleaning(corpus.kind, dropped=dict(corpus.passed_over)),
+        dict[str, str](),
+        list[dict[str, str]](),
+    )
     description = {"made_from": corpus.names[:_SHOWN], "kind": corpus.kind}
     with whole_folder(target, description) if target is not None else nullcontext() as folder:
         for index, name in enumerate(corpus.names):

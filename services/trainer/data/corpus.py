@@ -4,7 +4,7 @@ What is inside is read by the sources that the recipes use; here it only gets on
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -59,10 +59,13 @@ class Corpus:
     Args:
         names: how items are called; known without opening them.
         read: opens one by its number.
+        passed_over: what lies with the items but is none, with the reason.
     """
 
-    def __init__(self, kind: Kind, names: list[str], read: Callable[[int], Item]) -> None:
-        self.kind, self.names, self._read = kind, names, read
+    def __init__(
+        self, kind: Kind, names: list[str], read: Callable[[int], Item], passed_over: Mapping[str, str] | None = None
+    ) -> None:
+        self.kind, self.names, self._read, self.passed_over = kind, names, read, passed_over or {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -149,7 +152,7 @@ def _pictures(source: str, path: Path, layout: Layout) -> Corpus:
     def read(index: int) -> Item:
         return Item(found.name(index), found.caption(index) or "", pictures=(found.picture(index),))
 
-    return Corpus("pictures", [found.name(index) for index in range(len(found))], read)
+    return Corpus("pictures", [found.name(index) for index in range(len(found))], read, found.passed_over)
 
 
 def _edits(source: str, path: Path, layout: Layout) -> Corpus:

@@ -21,6 +21,7 @@ from services.trainer.pictures.train import quiet_libraries
 
 _DEFAULT_MODEL = "storybook"
 _PLAN_NAME = "grid.json"
+_MADE = ("cells", "trainings")
 _SUFFIXES = (".png", ".webp", ".jpg")
 
 
@@ -111,12 +112,14 @@ def _claim(order: Order, trainings: Trainings | None, model_id: str) -> None:
         "settings": trainings.config(grid.fixed).model_dump(mode="json") if trainings else None,
     }
     path = order.folder / _PLAN_NAME
-    if path.is_file():
+    # One that failed before its first picture, for an adapter that is not there say, is in nobody's way.
+    begun = any(file.is_file() for name in _MADE for file in (order.folder / name).rglob("*"))
+    if path.is_file() and begun:
         there = json.loads(path.read_text(encoding="utf-8"))
         if other := [name for name in asked if there.get(name) != asked[name]]:
             raise Conflict(f"{order.folder} holds a grid with other {', '.join(other)}; name another folder")
         return
-    if order.folder.is_dir() and any(order.folder.iterdir()):
+    if not path.is_file() and order.folder.is_dir() and any(order.folder.iterdir()):
         raise Conflict(f"{order.folder} holds something else than a grid; name another folder")
     (order.folder / "cells").mkdir(parents=True, exist_ok=True)
     path.write_text(f"{json.dumps(asked, indent=2, ensure_ascii=False)}\n", encoding="utf-8")

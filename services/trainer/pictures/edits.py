@@ -1,6 +1,7 @@
 """Edited pictures with their originals and instructions, from folders, videos and hub data sets."""
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import PIL.Image
 
 from narrative.errors import DatasetInvalid, InvalidParameter
 from narrative.hashing import sha256_of
-from services.trainer.pictures.images import as_rgb, read_picture
+from services.trainer.listing import inside, json_lines, read_text, string
+from services.trainer.pictures.images import as_rgb, read_picture, readable
 
 VIDEO_METADATA_NAME = "metadata.json"
 _SHOWN = 5
@@ -91,23 +93,33 @@ class _HubEdits:
         return self._picture(index, self._edited)
 
     def instruction(self, index: int) -> str:
-        return str(self._rows[self._prompt][index])
+        return string(self._rows[self._prompt][index], f"{self._name}, row {index}: {self._prompt!r}")
 
     def digest(self) -> str:
         return f"datasets:{self._rows._fingerprint}"
 
     def _picture(self, index: int, column: str) -> PIL.Image.Image:
-        try:
+        with readable(f"{self._name}, row {index}, {column}"):
             return as_rgb(self._rows[index][column])
-        except (OSError, ValueError, SyntaxError, AttributeError) as error:
-            raise DatasetInvalid(f"{self._name}, row {index}, {column}: not a readable picture") from error
 
 
 class _ArrowVideoEdits(_HubEdits):
-    """The originals are paths, opened when they are asked for."""
+    """The originals are paths in the folder that the data set lies in, opened when they are asked for."""
+
+    def __init__(self, folder: Path, rows: Any) -> None:
+        super().__init__(str(folder), rows, ("input_frames", "edit_prompt", "edited_image"))
+        self._beside = folder.absolute().parent
 
     def frames(self, index: int) -> list[PIL.Image.Image]:
-        return [read_picture(Path(path)) for path in self._rows[self._input][index]]
+        where = f"{self._name}, row {index}"
+        return [read_picture(inside(self._beside, path, where)) for path in self._rows[self._input][index]]
+
+    def edited(self, index: int) -> PIL.Image.Image:
+        content = self._rows[index][self._edited]["bytes"]
+        if content is None:
+            raise DatasetInvalid(f"{self._name}, row {index}: the edited picture is not in the data set")
+        with readable(f"{self._name}, row {index}, {self._edited}"), PIL.Image.open(io.BytesIO(content)) as opened:
+            return as_rgb(opened)
 
 
 def folder_edits(folder: Path, columns: Sequence[str]) -> EditSource:
@@ -119,16 +131,9 @@ def folder_edits(folder: Path, columns: Sequence[str]) -> EditSource:
     """
     metadata = _metadata(folder, "metadata.jsonl")
     edits = []
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{metadata}, line {number}"
-        try:
-            row = dict(json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise DatasetInvalid(f"{where}: a JSON object is expected") from error
+    for where, row in json_lines(metadata):
         original, instruction, edited = (_value(row, column, where, first=column == columns[0]) for column in columns)
-        edits.append(Edit((_existing(folder / original, where),), _existing(folder / edited, where), instruction))
+        edits.append(Edit((_existing(folder, original, where),), _existing(folder, edited, where), instruction))
     _not_empty(edits, metadata)
     return FileEdits(edits)
 
@@ -142,44 +147,48 @@ def video_edits(folder: Path, num_frames: int) -> FileEdits:
         DatasetInvalid: no metadata, a frame that is missing.
     """
     edits = []
-    for path, instruction in read_video_metadata(folder):
-        frames = [_frame(folder / path, number) for number in range(num_frames + 1)]
+    for video, instruction in read_video_metadata(folder):
+        frames = [_frame(video, number) for number in range(num_frames + 1)]
         edits.append(Edit(tuple(frames[:-1]), frames[-1], instruction))
     return FileEdits(edits)
 
 
-def read_video_metadata(folder: Path) -> list[tuple[str, str]]:
+def read_video_metadata(folder: Path) -> list[tuple[Path, str]]:
     """Video folders and instructions.
 
     Raises:
-        DatasetInvalid: no ``metadata.json``, or not of its form.
+        DatasetInvalid: no ``metadata.json``, not of its form, or a video outside the folder.
     """
     metadata = _metadata(folder, VIDEO_METADATA_NAME)
     try:
-        content = json.loads(metadata.read_text(encoding="utf-8"))
-        rows = [(str(row["video_path"]), str(row["instruction"])) for row in content]
+        rows = [(row["video_path"], row["instruction"]) for row in json.loads(read_text(metadata))]
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetInvalid(f'{metadata}: [{{"video_path": ..., "instruction": ...}}] is expected') from error
     _not_empty(rows, metadata)
-    return rows
+    return [
+        (inside(folder, path, f"{metadata}, video {number}"), string(instruction, f"{metadata}: instruction {number}"))
+        for number, (path, instruction) in enumerate(rows)
+    ]
 
 
 def arrow_video_edits(folder: Path, num_frames: int) -> EditSource:
     """Reads a data set that ``services.trainer.pictures.videos build`` made.
 
     Raises:
-        DatasetInvalid: it is none, or its videos have another number of frames.
+        DatasetInvalid: it is none, or its videos have another number of frames. When a frame is asked for that does
+            not lie in the folder that the data set lies in, too.
     """
     import datasets
 
     try:
         rows: Any = datasets.load_from_disk(str(folder))
+        rows = rows.cast_column("edited_image", datasets.Image(decode=False))
         counts = {len(frames) for frames in rows["input_frames"]}
     except Exception as error:  # damaged files raise errors of every kind
         raise DatasetInvalid(f"{folder}: not a built data set of videos: {error}", field="data_dir") from error
     if counts != {num_frames}:
         raise DatasetInvalid(f"{folder}: {sorted(counts)} frames a video, not {num_frames}", field="num_frames")
-    return _ArrowVideoEdits(str(folder), rows, ("input_frames", "edit_prompt", "edited_image"))
+    return _ArrowVideoEdits(folder, rows)
 
 
 def hub_edits(name: str, split: str, columns: Sequence[str]) -> EditSource:
@@ -235,11 +244,12 @@ def _metadata(folder: Path, name: str) -> Path:
 def _value(row: dict[str, Any], column: str, where: str, *, first: bool) -> str:
     for key in (column, f"{column}_file_name", *(["file_name"] if first else [])):
         if key in row:
-            return str(row[key])
+            return string(row[key], f"{where}: {key!r}")
     raise InvalidParameter(f"{where}: no {column!r}; it has {', '.join(row)}")
 
 
-def _existing(path: Path, where: str) -> Path:
+def _existing(folder: Path, name: str, where: str) -> Path:
+    path = inside(folder, name, where)
     if not path.is_file():
         raise DatasetInvalid(f"{where}: there is no {path}")
     return path

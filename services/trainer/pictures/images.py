@@ -1,5 +1,7 @@
 """Picture files to tensors, with Pillow and NumPy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,23 @@ def read_picture(path: Path) -> PIL.Image.Image:
     Raises:
         DatasetInvalid: it is no picture.
     """
+    with readable(str(path)), PIL.Image.open(path) as opened:
+        return as_rgb(opened)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Where a picture is decoded.
+
+    Raises:
+        DatasetInvalid: it could not be; says ``name``.
+    """
     try:
-        with PIL.Image.open(path) as opened:
-            return as_rgb(opened)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise DatasetInvalid(f"{path}: not a readable picture") from error
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files raise errors of every kind
+        raise DatasetInvalid(f"{name}: not a readable picture") from error
 
 
 def as_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -1,8 +1,8 @@
 """Where training pictures and their captions come from: folders and hub data sets, read one picture at a time."""
 
 import hashlib
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,8 @@ import PIL.Image
 
 from narrative.errors import DatasetInvalid, InvalidParameter
 from narrative.hashing import sha256_of
-from services.trainer.pictures.images import SUFFIXES, as_rgb, read_picture
+from services.trainer.listing import inside, json_lines, read_text, string
+from services.trainer.pictures.images import SUFFIXES, as_rgb, read_picture, readable
 
 METADATA_NAME = "metadata.jsonl"
 _SHOWN = 5
@@ -44,6 +45,11 @@ class PictureSource(Protocol):
         """Changes when a picture or caption does."""
         ...
 
+    @property
+    def passed_over(self) -> Mapping[str, str]:
+        """What lies with the data but is not of it, with the reason."""
+        ...
+
 
 @dataclass(frozen=True)
 class _File:
@@ -71,8 +77,11 @@ class FolderSource:
             kinds = ", ".join(sorted(SUFFIXES))
             raise DatasetInvalid(f"{folder}: no pictures in it ({kinds})", field=field)
         metadata = folder / METADATA_NAME
+        self.passed_over: Mapping[str, str] = {}
         if caption_column and metadata.is_file():
             self._files = _with_metadata(metadata, caption_column)
+            listed = {file.path.absolute() for file in self._files}
+            self.passed_over = {str(path): f"not in {METADATA_NAME}" for path in paths if path.absolute() not in listed}
         elif caption_column:
             self._files = _with_text_files(folder, paths)
         else:
@@ -92,7 +101,7 @@ class FolderSource:
 
     def digest(self) -> str:
         lines = [
-            f"{file.path.relative_to(self._folder).as_posix()}\0{sha256_of(file.path)}\0{file.caption or ''}\n"
+            f"{os.path.relpath(file.path, self._folder)}\0{sha256_of(file.path)}\0{file.caption or ''}\n"
             for file in self._files
         ]
         return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
@@ -110,6 +119,7 @@ class HubSource:
         import datasets
 
         self._name, self._image_column, self._caption_column = name, image_column, caption_column
+        self.passed_over: Mapping[str, str] = {}
         try:
             self._rows: Any = datasets.load_dataset(name, config_name, split=split)
         except Exception as error:  # every builder raises errors of its own
@@ -127,13 +137,13 @@ class HubSource:
         return len(self._rows)
 
     def picture(self, index: int) -> PIL.Image.Image:
-        try:
+        with readable(self.name(index)):
             return as_rgb(self._rows[index][self._image_column])
-        except (OSError, ValueError, SyntaxError, AttributeError) as error:
-            raise DatasetInvalid(f"{self.name(index)}: not a readable picture") from error
 
     def caption(self, index: int) -> str | None:
-        return str(self._rows[self._caption_column][index]) if self._caption_column else None
+        if not self._caption_column:
+            return None
+        return string(self._rows[self._caption_column][index], f"{self.name(index)}: {self._caption_column!r}")
 
     def name(self, index: int) -> str:
         return f"{self._name}, row {index}"
@@ -147,6 +157,7 @@ class Subset:
 
     def __init__(self, source: PictureSource, indices: Sequence[int]) -> None:
         self._source, self._indices = source, list(indices)
+        self.passed_over = source.passed_over
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -166,7 +177,7 @@ class Subset:
 
 
 def check_pictures(source: PictureSource, min_px: int, *, skip: bool) -> tuple[PictureSource, list[str]]:
-    """Reads every picture once; returns those that can be used and what is wrong with the others.
+    """Reads every picture once; returns those that can be used, and what is left out and why.
 
     Raises:
         DatasetInvalid: there are bad ones and they are not to be skipped, or no others are left.
@@ -186,28 +197,21 @@ def check_pictures(source: PictureSource, min_px: int, *, skip: bool) -> tuple[P
         more = f"\nand {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         hint = "\n(--skip-bad-images leaves them out)" if good else ""
         raise DatasetInvalid("\n".join(bad[:_SHOWN]) + more + hint)
-    return (Subset(source, good) if bad else source), bad
+    return (Subset(source, good) if bad else source), [*bad, *map(": ".join, source.passed_over.items())]
 
 
 def _with_metadata(metadata: Path, caption_column: str) -> list[_File]:
     files = []
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{metadata}, line {number}"
-        try:
-            row = json.loads(line)
-            path = metadata.parent / row["file_name"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetInvalid(f'{where}: a JSON object with "file_name" is expected') from error
+    for where, row in json_lines(metadata):
+        if "file_name" not in row:
+            raise DatasetInvalid(f'{where}: no "file_name"')
         if caption_column not in row:
             known = ", ".join(name for name in row if name != "file_name")
             raise InvalidParameter(f"{where}: no {caption_column!r}; it has {known}", field="caption_column")
-        if not path.resolve().is_relative_to(metadata.parent.resolve()):
-            raise DatasetInvalid(f"{where}: {row['file_name']} is outside the folder")
+        path = inside(metadata.parent, row["file_name"], where)
         if not path.is_file():
             raise DatasetInvalid(f"{where}: {row['file_name']} is captioned, but there is no such picture")
-        files.append(_File(path, str(row[caption_column])))
+        files.append(_File(path, string(row[caption_column], f"{where}: {caption_column!r}")))
     if not files:
         raise DatasetInvalid(f"{metadata} is empty")
     return files
@@ -217,12 +221,15 @@ def _with_text_files(folder: Path, paths: list[Path]) -> list[_File]:
     captions = {path.with_suffix(""): path for path in sorted(folder.rglob("*.txt"))}
     pictures = {path.with_suffix("") for path in paths}
     beside = [stem for stem in captions if stem in pictures]
-    if not beside:  # Other text, such as a licence, is not about one picture.
-        return [_File(path, None) for path in paths]
+    if not beside:
+        # Other text, such as a licence, is not about one picture.
+        if len(captions) < max(2, len(paths)):
+            return [_File(path, None) for path in paths]
+        raise DatasetInvalid(f"{folder}: {len(captions)} .txt files, but none has the name of a picture")
     for stem, text in captions.items():
         if stem not in pictures:
             raise DatasetInvalid(f"{text}: a caption, but there is no picture of that name")
     for path in paths:
         if path.with_suffix("") not in captions:
             raise DatasetInvalid(f"{path}: no caption in {path.with_suffix('.txt').name}, though others have one")
-    return [_File(path, captions[path.with_suffix("")].read_text(encoding="utf-8").strip()) for path in paths]
+    return [_File(path, read_text(captions[path.with_suffix("")]).strip()) for path in paths]

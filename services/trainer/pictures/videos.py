@@ -5,7 +5,7 @@
     python -m services.trainer.pictures.videos build videos arrow  # input_frames, edit_prompt, edited_image
 
 ``narrate train pix2pix --num-frames 20 --data-dir`` takes the folder as well as the built data set. Of the originals
-the data set holds paths only; they are opened batch by batch.
+the data set holds paths only, in the folder that it lies in itself; they are opened batch by batch.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from narrative.errors import DatasetInvalid, NarrativeError
+from narrative.errors import DatasetInvalid, InvalidParameter, NarrativeError
 from services.trainer.artifacts import DESCRIPTION_NAME, whole_folder
 from services.trainer.pictures.edits import VIDEO_METADATA_NAME, read_video_metadata, video_edits
 from services.trainer.pictures.images import read_picture
@@ -32,7 +32,10 @@ def make_mini(folder: Path, num_videos: int, num_frames: int, seed: int) -> None
 
     Raises:
         DatasetInvalid: the folder has a ``metadata.json`` already.
+        InvalidParameter: no video, or no frame before the edited one.
     """
+    if min(num_videos, num_frames) < 1:
+        raise InvalidParameter(f"{num_videos} videos of {num_frames} frames: there must be one at least of each")
     if (folder / VIDEO_METADATA_NAME).exists():
         raise DatasetInvalid(f"{folder / VIDEO_METADATA_NAME} is there already")
     rng = np.random.default_rng(seed)
@@ -54,8 +57,7 @@ def check(folder: Path, num_frames: int) -> list[str]:
         DatasetInvalid: there is no ``metadata.json``, or it is malformed.
     """
     problems = []
-    for path, instruction in read_video_metadata(folder):
-        video = folder / path
+    for video, instruction in read_video_metadata(folder):
         if not instruction.strip():
             problems.append(f"{video}: no instruction")
         sizes = set()
@@ -78,15 +80,19 @@ def build(folder: Path, target: Path, num_frames: int) -> int:
 
     Raises:
         DatasetInvalid: a frame is missing.
+        InvalidParameter: the videos are not in the folder that ``target`` is in.
         Conflict: there is something else at ``target``.
     """
     import datasets
 
-    edits = video_edits(folder, num_frames).edits
+    beside = target.absolute().parent
+    if not folder.absolute().is_relative_to(beside):
+        raise InvalidParameter(f"{target}: only videos in {beside} or below can be read from there", field="target")
+    edits = video_edits(folder.absolute(), num_frames).edits
     columns: dict[str, list[Any]] = {
-        "input_frames": [[str(path.resolve()) for path in edit.frames] for edit in edits],
+        "input_frames": [[str(path) for path in edit.frames] for edit in edits],
         "edit_prompt": [edit.instruction for edit in edits],
-        "edited_image": [str(edit.edited.resolve()) for edit in edits],
+        "edited_image": [str(edit.edited) for edit in edits],
     }
     features = datasets.Features(
         {
@@ -125,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems = _run(options)
     except NarrativeError as error:
         problems = [error.message]
+    except OSError as error:
+        problems = [str(error)]
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
     return 1 if problems else 0

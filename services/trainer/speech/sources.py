@@ -2,17 +2,18 @@
 
 - a folder in the layout of SOVA: audio files with a ``.txt`` of the same name beside each, at any depth
 - a manifest: ``.jsonl``, ``.csv`` or ``.tsv`` with one row a clip, paths inside its folder
-- a dataset saved with ``datasets``, or one of a hub by name
+- a dataset saved with ``datasets``, its audio in it or in the folder that it lies in; or one of a hub by name
 """
 
 import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, overload
 
 from narrative.errors import DatasetInvalid
+from services.trainer.listing import inside, read_text
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".webm"})
 
@@ -78,12 +79,7 @@ def _read_folder(folder: Path) -> list[Clip]:
 
 def _text_beside(path: Path) -> str:
     beside = path.with_suffix(".txt")
-    if not beside.is_file():
-        return ""
-    try:
-        return beside.read_text(encoding="utf-8-sig").strip()
-    except (UnicodeDecodeError, OSError) as error:
-        raise DatasetInvalid(f"{beside} cannot be read as UTF-8 text: {error}") from error
+    return read_text(beside).strip() if beside.is_file() else ""
 
 
 def _read_manifest(path: Path, columns: Columns) -> list[Clip]:
@@ -122,15 +118,8 @@ def _clip(path: Path, number: int, row: dict[str, Any], columns: Columns) -> Cli
     for column in (columns.audio, columns.text):
         if column not in row:
             raise DatasetInvalid(f"{path}, line {number}: no column {column!r}; it has {', '.join(map(str, row))}")
-    name = row[columns.audio]
-    if not isinstance(name, str) or not name:
-        raise DatasetInvalid(f"{path}, line {number}: {columns.audio!r} names no file")
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        # A manifest may come from somebody else than the files of this machine.
-        raise DatasetInvalid(
-            f"{path}, line {number}: {name!r} leads out of the manifest's folder; give a path inside it"
-        )
-    return Clip(name, path.parent / name, str(row[columns.text] or "").strip())
+    audio = inside(path.parent, row[columns.audio], f"{path}, line {number}")
+    return Clip(row[columns.audio], audio, str(row[columns.text] or "").strip())
 
 
 def _is_saved_dataset(path: Path) -> bool:
@@ -144,7 +133,8 @@ class _HubClips(Sequence[Clip]):
         import datasets
 
         try:
-            if Path(source).is_dir():
+            self._beside = Path(source).absolute().parent if Path(source).is_dir() else None
+            if self._beside:
                 rows = datasets.load_from_disk(source)
                 rows = rows[split] if isinstance(rows, datasets.DatasetDict) else rows
             else:
@@ -176,8 +166,11 @@ class _HubClips(Sequence[Clip]):
         audio = row[self._columns.audio] or {}
         content = audio.get("bytes")
         where = audio.get("path") or ""
+        name = f"row {index}{f' ({Path(where).name})' if where else ''}"
+        if content is None:
+            content = inside(self._beside, where, name) if self._beside else Path(where)
         return Clip(
-            f"row {index}{f' ({Path(where).name})' if where else ''}",
-            content if content is not None else Path(where),
+            name,
+            content,
             str(row[self._columns.text] or "").strip(),
         )

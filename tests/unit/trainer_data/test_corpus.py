@@ -5,6 +5,7 @@ import sys
 import wave
 from pathlib import Path
 
+import datasets
 import numpy as np
 import PIL.Image
 import pytest
@@ -14,6 +15,7 @@ from services.trainer.data import cli
 from services.trainer.data.build import clean_corpus
 from services.trainer.data.corpus import open_corpus
 from services.trainer.pictures import videos
+from services.trainer.pictures.edits import arrow_video_edits, video_edits
 from services.trainer.pictures.sources import FolderSource
 from services.trainer.speech.sources import Columns, open_clips
 
@@ -132,6 +134,105 @@ def test_pictures_are_cleaned_into_one_form(pictures: Path, tmp_path: Path) -> N
     red, blue = (source.picture(index).getpixel((5, 5)) for index in range(2))
     assert red[0] > 240 > 20 > red[2]
     assert blue[2] > 240 > 20 > blue[0]
+
+
+def test_what_lies_with_listed_pictures_is_reported(pictures: Path) -> None:
+    good = next(path for path in sorted(pictures.rglob("*.jpg")))
+    row = {"file_name": str(good.relative_to(pictures)), "text": "a fox"}
+    (pictures / "metadata.jsonl").write_text(json.dumps(row))
+    cleaning = clean_corpus(open_corpus(str(pictures)))
+    assert cleaning.kept == 1
+    assert "tiny.png" in {Path(name).name for name in cleaning.dropped}
+    assert set(cleaning.dropped.values()) == {"not in metadata.jsonl"}
+
+
+def test_captions_that_fit_no_picture_are_no_licence(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        PIL.Image.new("RGB", (80, 80)).save(tmp_path / f"{name}.png")
+    (tmp_path / "licence.txt").write_text("CC0")
+    assert FolderSource(tmp_path).caption(0) is None
+    (tmp_path / "other.txt").write_text("a fox")
+    with pytest.raises(DatasetInvalid, match=r"2 \.txt files, but none has the name of a picture"):
+        FolderSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "собака".encode("cp1251"), "a.txt cannot be read as UTF-8"),
+        ("metadata.jsonl", "собака".encode("cp1251"), "metadata.jsonl cannot be read as UTF-8"),
+        ("metadata.jsonl", b'{"file_name": "a.png", "text": null}', "line 1: 'text' is null, a text is needed"),
+        ("metadata.jsonl", b'{"file_name": null, "text": "a"}', "line 1: null names no file"),
+        ("metadata.jsonl", b'{"file_name": "../a.png", "text": "a"}', "'../a.png' leads out of"),
+        ("metadata.jsonl", b'{"file_name": "/etc/a.png", "text": "a"}', "'/etc/a.png' leads out of"),
+    ],
+)
+def test_captions_that_cannot_be_used_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    PIL.Image.new("RGB", (80, 80)).save(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetInvalid, match=message):
+        FolderSource(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["input_image", "edited_image"])
+@pytest.mark.parametrize("outside", ["/etc/hostname", "../secret.png"])
+def test_edits_lead_to_no_picture_outside_their_folder(tmp_path: Path, column: str, outside: str) -> None:
+    folder = tmp_path / "edits"
+    folder.mkdir()
+    for path in (folder / "a.png", tmp_path / "secret.png"):
+        PIL.Image.new("RGB", (80, 80)).save(path)
+    row = {"input_image": "a.png", "edit_prompt": "night", "edited_image": "a.png"}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    assert len(open_corpus(str(folder))) == 1
+    (folder / "metadata.jsonl").write_text(json.dumps(row | {column: outside}))
+    with pytest.raises(DatasetInvalid, match=r"line 1: .* leads out of"):
+        open_corpus(str(folder))
+
+
+def test_videos_lie_in_the_folder_that_lists_them(tmp_path: Path) -> None:
+    videos.make_mini(tmp_path / "elsewhere" / "videos", 1, 2, 0)
+    (tmp_path / "set").mkdir()
+    rows = [{"video_path": "../elsewhere/videos/0000", "instruction": "drop_object"}]
+    (tmp_path / "set" / "metadata.json").write_text(json.dumps(rows))
+    with pytest.raises(DatasetInvalid, match=r"video 0: .* leads out of"):
+        video_edits(tmp_path / "set", 2)
+    with pytest.raises(InvalidParameter, match=r"only videos in .*set or below can be read from there"):
+        videos.build(tmp_path / "elsewhere" / "videos", tmp_path / "set" / "arrow", 2)
+
+    # Neither does a built data set, which somebody else may have built, lead out of the folder that it lies in.
+    videos.build(tmp_path / "elsewhere" / "videos", tmp_path / "arrow", 2)
+    assert len(arrow_video_edits(tmp_path / "arrow", 2).frames(0)) == 2
+    (tmp_path / "arrow").rename(tmp_path / "set" / "arrow")
+    with pytest.raises(DatasetInvalid, match=r"row 0: .* leads out of"):
+        arrow_video_edits(tmp_path / "set" / "arrow", 2).frames(0)
+
+
+def test_an_edited_picture_that_a_built_data_set_only_names_is_not_read(tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (80, 80)).save(tmp_path / "secret.png")
+    named = [{"bytes": None, "path": str(tmp_path / "secret.png")}]
+    rows = {"input_frames": [["a.png"]], "edit_prompt": ["night"], "edited_image": named}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "arrow")
+    with pytest.raises(DatasetInvalid, match="the edited picture is not in the data set"):
+        arrow_video_edits(tmp_path / "arrow", 1).edited(0)
+
+
+def test_a_minimum_of_videos_and_frames_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert videos.main(["mini", str(tmp_path / "videos"), "--num-frames=-3"]) == 1
+    assert "2 videos of -3 frames" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert videos.main(["mini", str(tmp_path / "file" / "videos")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+    assert not (tmp_path / "videos").exists()
+
+
+def test_a_picture_with_a_damaged_exif_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def transpose(picture: PIL.Image.Image) -> PIL.Image.Image:
+        raise TypeError("a tag that is no number")
+
+    PIL.Image.new("RGB", (80, 80)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", transpose)
+    with pytest.raises(DatasetInvalid, match=r"a\.jpg: not a readable picture"):
+        FolderSource(tmp_path).picture(0)
 
 
 def test_what_cannot_be_is_said_and_leaves_nothing(tmp_path: Path, sounds: Path) -> None:

@@ -51,6 +51,11 @@ def test_a_saved_dataset_is_read_row_by_row(tmp_path, write_wav):
     assert all(decode(clip.audio, clip.name, max_s=30).size == 16_000 for clip in clips)
     with pytest.raises(DatasetInvalid, match="no column audio, text; it has"):
         open_clips(str(tmp_path / "saved"), Columns())
+    # Somebody else may have made it: what lies elsewhere is not theirs to name.
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "saved").rename(tmp_path / "inbox" / "saved")
+    with pytest.raises(DatasetInvalid, match=r"row 1 \(a\.wav\): .* leads out of"):
+        open_clips(str(tmp_path / "inbox" / "saved"), Columns("sound", "said"))[1]
 
 
 def test_a_dataset_of_a_hub_is_asked_for_by_name_and_split(write_wav, monkeypatch):
@@ -74,7 +79,7 @@ def test_a_dataset_of_a_hub_is_asked_for_by_name_and_split(write_wav, monkeypatc
         ("bad.jsonl", "{", "line 1: not JSON"),
         ("bad.jsonl", "[1]", "line 1: an object is needed"),
         ("bad.csv", "sound,text\na.wav,да\n", "line 2: no column 'audio'; it has sound, text"),
-        ("bad.csv", "audio,text\n,да\n", "line 2: 'audio' names no file"),
+        ("bad.csv", "audio,text\n,да\n", 'line 2: "" names no file'),
         ("bad.csv", "audio,text\n/etc/a.wav,да\n", "line 2: '/etc/a.wav' leads out of"),
         ("bad.jsonl", '{"audio": "b/../../a.wav", "text": "да"}', "line 1: .* leads out of"),
         ("bad.csv", "audio,text\n", "lists no clips"),
