@@ -32,7 +32,9 @@ def story(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, for the same pictures again.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
+    model: Annotated[str, typer.Option(help="Model to draw with; see `narrate models list`.")] = "",
     adapter: Adapters = None,
+    asr_model: Annotated[str, typer.Option(help="Transcription model by name; the default one otherwise.")] = "",
     translation: Annotated[str, typer.Option(help="Translation engine, for example gloss or whisper.")] = "",
     stages: Annotated[
         bool, typer.Option("--stages", help="Show what was heard, what was mended and what was seen.")
@@ -52,7 +54,9 @@ def story(
         "seed": seed,
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
+        "model": model,
         "adapters": adapter_options(adapter),
+        "asr_model": asr_model,
         "translation_engine": translation,
     }
     chosen = {key: value for key, value in options.items() if value not in ("", None)}
