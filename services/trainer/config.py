@@ -79,7 +79,7 @@ class RunSettings(Settings):
     sample_steps: int = Field(0, ge=0, description="Steps from samples to samples; 0 for none.")
     tensorboard: bool = Field(True, description="Write TensorBoard logs into the run's folder.")
     progress: Literal["text", "json"] = Field("text", description="Progress as lines for people, or as JSON lines.")
-    dataloader_num_workers: int = Field(0, ge=0, description="Processes that read data; 0 reads in between.")
+    dataloader_num_workers: int = Field(0, ge=0, le=64, description="Processes that read data; 0 reads in between.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto takes CUDA if it works.")
     num_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch.")
 

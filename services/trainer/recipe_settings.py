@@ -25,6 +25,8 @@ _DATA_SETTINGS = ("dataset_dir", "instance_data_dir", "data_dir", "dataset")
 _OWN_SETTINGS = frozenset(
     {"output_dir", "run_dir", "resume_from_checkpoint", "progress", "tensorboard", "keep_checkpoints"}
 )
+# Of a data set that would be taken instead of the uploaded one, where a recipe can.
+_HUB_SETTINGS = frozenset({"dataset_name", "dataset_config_name", "dataset_split", "image_column"})
 
 
 def offered() -> list[Recipe]:
@@ -57,6 +59,13 @@ def local_settings(recipe: str, settings: str, folder: Path) -> dict[str, Any]:
     asked = {names[one]: value for one, value in sent.items()}
     for name in asked.keys() & _OWN_SETTINGS:
         raise InvalidParameter(f"{written[name]} is decided by the service; leave it out", field=written[name])
+    for name in asked.keys() & _hub_settings(cls):
+        raise InvalidParameter(
+            f"{written[name]} is not a setting here: the data is the data set that was uploaded", field=written[name]
+        )
+    if _is_published_on_request(cls) and not asked.get("publish_as"):
+        field = written.get("publish_as", "publish_as")
+        raise InvalidParameter(f"{field} is needed: the name by which what is trained can be used", field=field)
     for name, value in asked.items():
         if isinstance(value, str) and name not in _path_settings(cls) and value.startswith(("/", "~", "./", "../")):
             raise InvalidParameter(
@@ -97,10 +106,25 @@ def _summary(recipe: str) -> str:
 
 def _schema(cls: type[RecipeConfig]) -> dict[str, Any]:
     schema = cls.model_json_schema(by_alias=False)
-    schema["properties"] = {name: field for name, field in schema["properties"].items() if name not in _OWN_SETTINGS}
+    hidden = _OWN_SETTINGS | _hub_settings(cls)
+    schema["properties"] = {name: field for name, field in schema["properties"].items() if name not in hidden}
     schema["required"] = [name for name in schema.get("required", []) if name in schema["properties"]]
     schema["required"] = [name for name in schema["required"] if name != _data_setting(cls)]
+    if _is_published_on_request(cls):
+        schema["required"].append("publish_as")
+        field = schema["properties"]["publish_as"]
+        del field["default"]
+        field |= {"minLength": 1, "description": f"{field['description'].partition(';')[0]}."}
     return schema
+
+
+def _hub_settings(cls: type[RecipeConfig]) -> frozenset[str]:
+    return _HUB_SETTINGS & cls.model_fields.keys() if "dataset_name" in cls.model_fields else frozenset()
+
+
+def _is_published_on_request(cls: type[RecipeConfig]) -> bool:
+    """Whether the command line may keep the result to itself; over the network nobody could fetch it."""
+    return "publish_as" in cls.model_fields
 
 
 def _data_setting(cls: type[RecipeConfig]) -> str:

@@ -198,6 +198,23 @@ async def test_of_two_with_one_name_the_second_is_refused(api: Api) -> None:
         assert (await all_events(api, job_id))[-1]["data"]["status"] == "succeeded"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "field"),
+    [
+        ("whisper_lora", {}, "publish_as"),
+        ("pix2pix", {"publishAs": ""}, "publishAs"),
+        ("dreambooth", {"dataset_name": "cats"}, "dataset_name"),
+    ],
+)
+async def test_what_makes_no_sense_over_the_network_is_refused(
+    api: Api, recipe: str, settings: dict[str, Any], field: str
+) -> None:
+    asked = {"recipe": recipe, "dataset": await dataset(api), "settings": settings}
+    response = await api.http.post("/v1/fine-tunes", json=asked)
+    assert (response.status_code, response.json()["field"]) == (422, f"settings.{field}")
+    assert response.json()["detail"].startswith(field)
+
+
 async def test_what_is_not_good_enough_is_not_published(api: Api) -> None:
     job_id = await start(api, order(await dataset(api), "not good enough"))
     *_, result, last = await all_events(api, job_id)

@@ -61,7 +61,7 @@ def test_what_will_be_published_is_known_beforehand(engine: ProcessEngine) -> No
     assert engine.check("style", '{"name": "seal"}') == "adapters/seal"
     assert engine.check("style", "{}") == "adapters/artist_seal"
     assert engine.check("whisper_lora", '{"publish_as": "my-voice"}') == "speech-models/my-voice"
-    assert engine.check("whisper_lora", "{}") == engine.check("pix2pix", "{}") == ""
+    assert engine.check("pix2pix", '{"publish_as": "night"}') == "picture-models/night"
 
 
 @pytest.mark.parametrize(

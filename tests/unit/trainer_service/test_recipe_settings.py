@@ -29,8 +29,9 @@ def test_folders_are_the_services_own() -> None:
         "tensorboard": False,
     }
     assert local(dataset_dir="cats/red")["dataset_dir"] == "/jobs/1/data/cats/red"
-    assert local("whisper_lora")["dataset"] == "/jobs/1/data"
-    assert local("whisper_lora")["output_dir"] == local("pix2pix")["output_dir"] == "/jobs/1/result"
+    assert local("whisper_lora", publish_as="my-voice")["dataset"] == "/jobs/1/data"
+    for recipe in ("whisper_lora", "pix2pix"):
+        assert local(recipe, publishAs="mine")["output_dir"] == "/jobs/1/result"
     assert local("dreambooth")["instance_data_dir"] == "/jobs/1/data"
 
 
@@ -48,6 +49,7 @@ def test_folders_are_the_services_own() -> None:
         ({"model_id": "~/x"}, "model_id"),
         ({"rank": 0}, "rank"),
         ({"trainBatchSize": 0}, "trainBatchSize"),
+        ({"dataloader_num_workers": 100_000}, "dataloader_num_workers"),
         ({"model_id": "storybok"}, "model_id"),
         ({"modelId": "a/b/c"}, "modelId"),
         ({"model_id": ".."}, "model_id"),
@@ -69,7 +71,7 @@ def test_a_hub_may_have_what_the_catalogue_has_not() -> None:
     assert local(model_id="CompVis/stable-diffusion-v1-4")["model_id"] == "CompVis/stable-diffusion-v1-4"
     assert local(model_id="storybook")["model_id"] == "storybook"
     with pytest.raises(InvalidParameter, match="base_model: there is no model 'openai/whisper'"):
-        local("whisper_lora", base_model="openai/whisper")
+        local("whisper_lora", publish_as="my-voice", base_model="openai/whisper")
 
 
 def test_a_setting_that_is_none_is_told_with_where_to_find_those_there_are() -> None:
@@ -77,6 +79,23 @@ def test_a_setting_that_is_none_is_told_with_where_to_find_those_there_are() -> 
         local(resolutoin=64)
     with pytest.raises(InvalidParameter, match=r"^colour is not a setting; GET /v1/recipes lists those there are$"):
         local(colour=64)
+
+
+@pytest.mark.parametrize("recipe", ["dreambooth", "pix2pix"])
+@pytest.mark.parametrize("setting", ["dataset_name", "datasetConfigName", "dataset_split", "image_column"])
+def test_the_data_is_what_was_uploaded(recipe: str, setting: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"^{setting} is not a setting") as caught:
+        local(recipe, **{setting: "cats"})
+    assert caught.value.field == setting
+
+
+@pytest.mark.parametrize("recipe", ["whisper_lora", "pix2pix"])
+@pytest.mark.parametrize("settings", [{}, {"publish_as": ""}, {"publishAs": None}])
+def test_what_could_not_be_fetched_has_to_be_published(recipe: str, settings: dict[str, Any]) -> None:
+    field = next(iter(settings), "publish_as")
+    with pytest.raises(InvalidParameter, match=f"^{field} is needed") as caught:
+        local(recipe, **settings)
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("settings", ["[]", "{", "5", '"x"'])
@@ -93,6 +112,17 @@ def test_recipes_show_what_may_be_set() -> None:
     assert not {"output_dir", "run_dir", "progress"} & schema["properties"].keys()
     assert "dataset_dir" not in schema["required"]
     assert offered["style"].summary.startswith("A style")
+    for recipe in ("dreambooth", "pix2pix"):
+        names = json.loads(offered[recipe].settings_schema)["properties"].keys()
+        assert "random_flip" in names
+        assert not {"dataset_name", "dataset_config_name", "dataset_split", "image_column"} & names
+    for recipe in ("whisper_lora", "pix2pix"):
+        schema = json.loads(offered[recipe].settings_schema)
+        assert schema["required"] == ["publish_as"]
+        published = schema["properties"]["publish_as"]
+        assert published["minLength"] == 1
+        assert "default" not in published
+        assert "empty" not in published["description"]
 
 
 def test_the_service_needs_no_torch() -> None:
