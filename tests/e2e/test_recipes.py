@@ -1,9 +1,13 @@
-"""All four recipes are trained by REST; one story uses what three of them made, and the fourth edits its picture."""
+"""All four recipes are trained, by REST and from the command line, beside one running ensemble.
+
+A story is heard and drawn with what three of them made, and its picture is edited with what the fourth did.
+"""
 
 import base64
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +21,7 @@ from tests.e2e.conftest import THREE_VOICES, Ensemble, words
 
 File = tuple[str, bytes]
 SAID = "A little girl is sitting on the green grass under a big tree."
+QUICKLY = {"max_train_steps": 2, "num_threads": 1}
 ON_STORYBOOK = {"model_id": "storybook", "resolution": 64, "gradient_accumulation_steps": 1}
 SETTINGS: dict[str, dict[str, Any]] = {
     "style": {**ON_STORYBOOK, "learning_rate": 1e-2, "name": "taught_style", "prompt": "taught seal"},
@@ -71,6 +76,10 @@ def edits() -> list[File]:
     return [*files, ("metadata.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())]
 
 
+def data_of(recipe: str) -> list[File]:
+    return {"whisper_lora": clips, "pix2pix": edits}.get(recipe, pictures)()
+
+
 def last_event(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     """Follows a job to its end."""
     data = ""
@@ -85,13 +94,11 @@ def last_event(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def fine_tunes(ensemble: Ensemble) -> Iterator[dict[str, dict[str, Any]]]:
     """What became of a training of every recipe, by its name; two steps each."""
-    data = {"style": pictures(), "dreambooth": pictures(), "whisper_lora": clips(), "pix2pix": edits()}
     with httpx.Client(base_url=ensemble.url, timeout=60) as http:
         started = {}
-        for recipe, files in data.items():
-            dataset = http.post("/v1/datasets", files=[("file", file) for file in files]).json()
-            settings = {**SETTINGS[recipe], "max_train_steps": 2, "num_threads": 1}
-            asked = {"recipe": recipe, "dataset": dataset["id"], "settings": settings}
+        for recipe, settings in SETTINGS.items():
+            dataset = http.post("/v1/datasets", files=[("file", file) for file in data_of(recipe)]).json()
+            asked = {"recipe": recipe, "dataset": dataset["id"], "settings": {**settings, **QUICKLY}}
             response = http.post("/v1/fine-tunes", json=asked)
             assert response.status_code == 202, response.text
             started[recipe] = response.json()
@@ -199,3 +206,42 @@ def test_what_cannot_be_edited_is_refused(http: httpx.Client, story: dict[str, A
     status, detail = refusal(("tiny.png", png(PIL.Image.new("RGB", (9, 9)))), "taught_edit")
     assert status == 422
     assert "multiples of 8 from 64" in detail
+
+
+@pytest.mark.slow
+def test_the_command_line_does_the_same(ensemble: Ensemble, tmp_path: Path) -> None:
+    data_settings = {"style": "dataset_dir", "dreambooth": "instance_data_dir", "whisper_lora": "dataset"}
+    names = {}
+    for recipe, settings in SETTINGS.items():
+        data = tmp_path / recipe
+        data.mkdir()
+        for name, content in data_of(recipe):
+            (data / name).write_bytes(content)
+        name_setting = "name" if "name" in settings else "publish_as"
+        names[recipe] = settings[name_setting].replace("taught", "shown")
+        own = {name_setting: names[recipe], data_settings.get(recipe, "data_dir"): str(data)}
+        if name_setting == "publish_as":
+            own["output_dir"] = str(tmp_path / "result" / recipe)
+        ensemble.narrate("train", recipe, "--json", json.dumps({**settings, **QUICKLY, **own}))
+
+    recording, folder = tmp_path / "talk.wav", tmp_path / "story"
+    recording.write_bytes(beginning(4.0))
+    adapters = ("--adapter", names["style"], "--adapter", f"{names['dreambooth']}:0.5")
+    models = ("--model", "storybook", "--asr-model", names["whisper_lora"])
+    ensemble.narrate("story", str(recording), "--output", str(folder), "--steps", "2", *adapters, *models)
+    told = json.loads((folder / "story.json").read_text(encoding="utf-8"))
+    assert "shown_voice" in told["models"]["transcription"]
+    drawn = PIL.Image.open(folder / "0.png")
+    parameters = json.loads(drawn.text["parameters"])
+    assert parameters["model"] == told["models"]["image"] == "storybook"
+    assert {adapter["name"]: adapter["weight"] for adapter in parameters["adapters"]} == {
+        "shown_style": 1.0,
+        "shown_fox": 0.5,
+    }
+
+    url, edited = told["speakers"][0]["images"][0]["url"], tmp_path / "edited.png"
+    ensemble.narrate("edit", "negative", url, "--model", names["pix2pix"], "--steps", "2", "--output", str(edited))
+    picture_edited = PIL.Image.open(edited)
+    assert json.loads(picture_edited.text["parameters"])["model"] == "shown_edit"
+    # A model edits at the size it was trained for.
+    assert differences(picture_edited, drawn.resize(picture_edited.size)).mean() > 2
