@@ -9,6 +9,7 @@ from typing import Any
 
 from narrative.errors import Conflict
 from services.trainer.config import RunSettings, Settings
+from services.trainer.failures import failures_to_write
 from services.trainer.resume import checkpoints_dir
 
 # In every result: what it was made of. Also what tells an earlier result from a folder of somebody's own.
@@ -49,6 +50,7 @@ def whole_folder(output_dir: Path, description: Mapping[str, Any]) -> Iterator[P
 
     Raises:
         Conflict: there is something at its place that no training has written.
+        OSError: it could not be written whole.
     """
     refuse_foreign_folder(output_dir)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,8 @@ def whole_folder(output_dir: Path, description: Mapping[str, Any]) -> Iterator[P
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        yield partial
+        with failures_to_write(output_dir):
+            yield partial
         text = json.dumps(description, indent=2, ensure_ascii=False, default=str)
         (partial / DESCRIPTION_NAME).write_text(f"{text}\n", encoding="utf-8")
         if output_dir.exists():

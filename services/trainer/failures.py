@@ -1,10 +1,14 @@
 """The one place where failures of the machine become errors for people."""
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from narrative.errors import DiskFull, OutOfMemory
 
@@ -32,6 +36,25 @@ def clear_errors() -> Iterator[None]:
         if any(words in str(error) for words in _NO_MEMORY):
             raise _out_of_memory() from error
         raise
+
+
+@contextmanager
+def failures_to_write(what: Path) -> Iterator[None]:
+    """Makes an OSError of what safetensors raises, which is no OSError and names no file.
+
+    Args:
+        what: the file or folder that is written.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(what)) from error
 
 
 def _out_of_memory() -> OutOfMemory:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from narrative.catalogue import Catalogue
-from narrative.errors import WeightsMissing
+from narrative.errors import InvalidParameter, WeightsMissing
 from services.trainer import preflight
 from services.trainer.recipes.style.config import Config
 
@@ -33,6 +33,11 @@ print(status, sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
             "ModelNotFound",
             "base_model",
         ),
+        (["style", "--dataset-dir", ".", "--output-dir", f"{__file__}/x/y"], "InvalidParameter", "output_dir"),
+        (["style", "--dataset-dir", ".", "--output-dir", "/proc/zzz"], "InvalidParameter", "output_dir"),
+        (["style", "--dataset-dir", ".", "--output-dir", "x" * 250], "InvalidParameter", "output_dir"),
+        (["style", "--dataset-dir", ".", "--output-dir", "."], "InvalidParameter", "output_dir"),
+        (["style", "--dataset-dir", ".", "--run-dir", f"{__file__}/x"], "InvalidParameter", "run_dir"),
     ],
 )
 def test_it_is_named_at_once(arguments: list[str], error: str, field: str) -> None:
@@ -54,3 +59,13 @@ def test_weights_are_missed_but_not_read(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Catalogue, "verify", read)
     (tmp_path / "sd-v1-5").mkdir()
     preflight.check(config)
+
+
+def test_places_that_will_be_made_are_not_made_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NARRATIVE_TRAINER__RESULTS_DIR", str(tmp_path / "results"))
+    preflight.check(Config(dataset_dir=tmp_path, model_id="storybook", run_dir=tmp_path / "a" / "run"))
+    preflight.check(Config(dataset_dir=tmp_path, model_id="storybook", output_dir=tmp_path / "b" / "out"))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "results").write_text("no folder")
+    with pytest.raises(InvalidParameter, match=r"results/adapter: nothing can be written there: Not a directory"):
+        preflight.check(Config(dataset_dir=tmp_path, model_id="storybook"))
