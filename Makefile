@@ -33,7 +33,7 @@ test-integration: $(VENV)/.dev $(VENV)/triton ## Run the integration tests (real
 	$(BIN)/pytest tests/integration -m "not vllm and not pyannote and not images and not s3 and not slow and not triton"
 
 test-e2e: $(VENV)/.dev ## Run the end-to-end tests (the whole ensemble on real audio)
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/e2e -m "not slow"
 
 test-vllm: $(VENV)/.dev ## Prove the prompt service against real vLLM on the CPU (own environment, 3 GB)
 	tests/integration/prompt_vllm/run.sh
@@ -50,7 +50,7 @@ test-images: $(VENV)/.dev ## Install and start every container image's process t
 test-triton: $(VENV)/.dev $(VENV)/triton ## Prove the Triton engines of asr and diffusion against a real server (minutes on two cores)
 	$(BIN)/pytest tests/integration/triton
 
-test-slow: $(VENV)/.dev ## Run what takes minutes: a denoiser compiled for real, one training by two processes, a stopped grid
+test-slow: $(VENV)/.dev ## Run what takes minutes: a denoiser compiled for real, one training by two processes, a stopped grid, all recipes and a story on the command line
 	$(BIN)/pytest tests -m slow
 
 load: $(VENV)/.dev ## Load the ensemble and report (options: make load LOAD="--ensemble embedded --profile mixed")
