@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,14 @@ ACCELERATE = (
 )
 
 
+def settings(palette: Path, tiny: Path, folder: Path) -> dict[str, Any]:
+    return {
+        "dataset_dir": str(palette), "output_dir": str(folder / "seal"), "model_id": str(tiny / "sd"),
+        "resolution": 64, "num_train_epochs": 2, "gradient_accumulation_steps": 1, "train_batch_size": 1,
+        "log_steps": 1, "device": "cpu", "num_threads": 1, "tensorboard": False, "progress": "json",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("launcher", "environment"),
     [(PLAIN, {"VIDEO_TRAIN_PROCESSES": "2"}), ((*ACCELERATE, *PLAIN), {})],
@@ -29,12 +39,7 @@ ACCELERATE = (
 def test_two_processes_share_the_pictures_and_one_speaks(
     palette: Path, tiny: Path, tmp_path: Path, launcher: tuple[str, ...], environment: dict[str, str]
 ) -> None:
-    settings = {
-        "dataset_dir": str(palette), "output_dir": str(tmp_path / "seal"), "model_id": str(tiny / "sd"),
-        "resolution": 64, "num_train_epochs": 2, "gradient_accumulation_steps": 1, "train_batch_size": 1,
-        "log_steps": 1, "device": "cpu", "num_threads": 1, "tensorboard": False, "progress": "json",
-    }  # fmt: skip
-    command = [sys.executable, *launcher, "style", "--json", json.dumps(settings)]
+    command = [sys.executable, *launcher, "style", "--json", json.dumps(settings(palette, tiny, tmp_path))]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, check=False
     )
@@ -45,3 +50,33 @@ def test_two_processes_share_the_pictures_and_one_speaks(
     # Three pictures make two steps of an epoch where two are learned at a time, and three where one is.
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
     assert (tmp_path / "seal" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_ctrl_c_saves_a_checkpoint(palette: Path, tiny: Path, tmp_path: Path) -> None:
+    endless = settings(palette, tiny, tmp_path) | {"num_train_epochs": 1_000_000}
+    # A shell has its background jobs ignore it, and they leave it at that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        training = subprocess.Popen(
+            [sys.executable, *PLAIN, "style", "--json", json.dumps(endless)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "VIDEO_TRAIN_PROCESSES": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert training.stderr is not None
+    said = []
+    for line in training.stderr:
+        said.append(line)
+        if '"event": "step"' in line:
+            # As from a terminal: all of them get it.
+            os.killpg(training.pid, signal.SIGINT)
+            break
+    out, rest = training.communicate(timeout=120)
+    assert training.returncode == 143, [*said, rest]
+    assert json.loads(out)["errorType"] == "Cancelled"
+    assert list((tmp_path / "seal.run" / "checkpoints").glob("step-*.pt"))
+    assert not (tmp_path / "seal").exists()

@@ -1,9 +1,9 @@
 """Several processes from plain Python: what each is told, what is said together, and what happens when one fails."""
 
-import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,23 +26,67 @@ def test_one_that_fails_stops_the_others() -> None:
     assert time.monotonic() - started_s < 30
 
 
-def test_sigterm_reaches_all(tmp_path: Path) -> None:
-    """The first of them sends it to whoever started them, when all are there."""
-    program = f"""
+_STOPPED = """
 import os, pathlib, signal, sys, time
-folder = pathlib.Path({str(tmp_path)!r})
-signal.signal(signal.SIGTERM, lambda *_: (folder / ("stopped" + os.environ["RANK"])).touch() or sys.exit(143))
-(folder / os.environ["RANK"]).touch()
-while os.environ["RANK"] == "0" and len(list(folder.glob("?"))) < 2:
+folder, number, rank = pathlib.Path(sys.argv[1]), int(sys.argv[2]), os.environ["RANK"]
+asked = []
+signal.signal(number, lambda *_: asked.append(number))
+(folder / rank).touch()
+while len(list(folder.glob("?"))) < 2:
     time.sleep(0.01)
-if os.environ["RANK"] == "0":
-    os.kill({os.getpid()}, signal.SIGTERM)
-time.sleep(60)
+if rank == "0":
+    os.kill(os.getppid(), number)
+while not asked:
+    time.sleep(0.01)
+if rank == "0":
+    while (folder / "1").exists():
+        time.sleep(0.01)
+    # The other has ended, and this one takes its time to save.
+    time.sleep(float(sys.argv[3]))
+    (folder / "saved").touch()
+else:
+    (folder / "1").unlink()
+sys.exit(143)
 """
-    assert launch.run([sys.executable, "-c", program], 2, on_cpu=True) == 143
-    assert (tmp_path / "stopped0").exists()
-    assert (tmp_path / "stopped1").exists()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.fixture
+def signals_as_in_a_terminal() -> Iterator[None]:
+    """A shell has its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_all_and_what_they_do_then_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, signals_as_in_a_terminal: None
+) -> None:
+    monkeypatch.setattr(launch, "_GRACE_S", 0.1)
+    before = signal.getsignal(number)
+    command = [sys.executable, "-c", _STOPPED, str(tmp_path), str(int(number)), "0.5"]
+    assert launch.run(command, 2, on_cpu=True) == 143
+    assert [path.name for path in tmp_path.iterdir() if path.name != "0"] == ["saved"]
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_ends_all_at_once(tmp_path: Path, signals_as_in_a_terminal: None) -> None:
+    program = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def again(*_):
+    (folder / "asked").touch()
+    os.kill(os.getppid(), signal.SIGINT)
+signal.signal(signal.SIGINT, again)
+os.kill(os.getppid(), signal.SIGINT)
+while True:
+    time.sleep(60)
+"""
+    started_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch.run([sys.executable, "-c", program, str(tmp_path)], 1, on_cpu=True)
+    assert (tmp_path / "asked").exists()
+    assert time.monotonic() - started_s < 30
 
 
 @pytest.mark.parametrize("value", ["0", "many", "-1", "65"])
