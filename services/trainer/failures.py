@@ -40,7 +40,7 @@ def clear_errors() -> Iterator[None]:
 
 @contextmanager
 def failures_to_write(what: Path) -> Iterator[None]:
-    """Makes an OSError of what safetensors raises, which is no OSError and names no file.
+    """Names what could not be written, also where safetensors raises an error of its own.
 
     Args:
         what: the file or folder that is written.
@@ -50,6 +50,10 @@ def failures_to_write(what: Path) -> Iterator[None]:
     """
     try:
         yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(what)) from error
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
