@@ -30,9 +30,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ``save``: tensors and plain values only, nothing that could run code."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+def load(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of ``save``: tensors and plain values only, nothing that could run code.
+
+    Args:
+        mapped: read tensors only when they are looked at.
+    """
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     return state
 
 

@@ -21,8 +21,8 @@ class Learner(nn.Module):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [{"name": "all", "params": trained, "lr": learning_rate}]
 
-    def sample(self, step: int) -> Mapping[str, PIL.Image.Image]:
-        """Pictures by name that show how far it is; asked for every ``sample_steps``."""
+    def sample(self, step: int) -> Mapping[str, PIL.Image.Image | str]:
+        """Pictures or texts by name that show how far it is; asked for every ``sample_steps``."""
         del step
         return {}
 

@@ -69,12 +69,14 @@ def fit(
         run_dir: where checkpoints, samples and logs go.
         identity: digests of data and base; together with ``config.identity()`` it says which checkpoints fit.
 
+    A checkpoint is also saved at the end: what comes after may fail, and the same command then need not train again.
+
     Raises:
         Cancelled: stopped by a signal; a checkpoint was saved.
         TrainingDiverged: the loss became NaN or infinite.
         DatasetInvalid: there are no examples.
         Conflict: the checkpoint to go on from belongs to another training, or is beyond this one's end.
-        DiskFull: a checkpoint could not be written.
+        DiskFull: a checkpoint on the way could not be written.
     """
     if not len(examples):
         raise DatasetInvalid("the data set has no examples")
@@ -86,6 +88,40 @@ def fit(
         stop.restore()
         progress.end()
         accelerator.free_memory()
+
+
+def is_at_its_end(config: RecipeConfig, num_examples: int, accelerator: Accelerator, run_dir: Path) -> bool:
+    """Whether ``fit`` would go on from a checkpoint after which there is nothing left to train.
+
+    Raises:
+        InvalidParameter: the checkpoint is none, or is not there.
+    """
+    path = checkpoint_to_resume(run_dir, config.resume_from_checkpoint)
+    if path is None:
+        return False
+    state = read_checkpoint(path, mapped=True)
+    *_, epochs_without_better = state["losses"]
+    num_steps = _num_steps(config, _plan(config, num_examples, accelerator))
+    return bool(state["step"] >= num_steps) or _is_out_of_patience(config, epochs_without_better)
+
+
+def _plan(config: RecipeConfig, num_examples: int, accelerator: Accelerator) -> BatchPlan:
+    return BatchPlan(
+        num_examples,
+        config.train_batch_size,
+        config.gradient_accumulation_steps,
+        config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def _num_steps(config: RecipeConfig, plan: BatchPlan) -> int:
+    return config.max_train_steps or config.num_train_epochs * plan.steps_per_epoch
+
+
+def _is_out_of_patience(config: RecipeConfig, epochs_without_better: int) -> bool:
+    return 0 < config.early_stop_patience <= epochs_without_better
 
 
 class _Run:
@@ -100,22 +136,17 @@ class _Run:
         identity: dict[str, Any],
     ) -> None:
         self.learner, self.examples, self.config = learner, examples, config
-        self.accelerator, self.run_dir, self.progress, self.identity = accelerator, run_dir, progress, identity
-        self.plan = BatchPlan(
-            len(examples),
-            config.train_batch_size,
-            config.gradient_accumulation_steps,
-            config.seed,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        self.num_steps = config.max_train_steps or config.num_train_epochs * self.plan.steps_per_epoch
+        self.accelerator, self.run_dir, self.progress = accelerator, run_dir, progress
+        # Which examples make a step depends on it.
+        self.identity = {**identity, "num_processes": accelerator.num_processes}
+        self.plan = _plan(config, len(examples), accelerator)
+        self.num_steps = _num_steps(config, self.plan)
         learner.to(accelerator.device)
         self.trained = {name: value for name, value in learner.named_parameters() if value.requires_grad}
         optimizer = make_optimizer(learner.parameter_groups(config.learning_rate), config)
         self.module, self.optimizer = accelerator.prepare(learner, optimizer)
         self.ema = checkpoint.Ema(self.trained, config.ema_decay) if config.ema_decay else None
-        self.step = 0
+        self.step = self.saved_step = 0
         self.epoch_losses: list[float] = []
         self.last_epoch_loss: float | None = None
         self.best_loss, self.epochs_without_better = math.inf, 0
@@ -135,7 +166,7 @@ class _Run:
             )
         )
         self.module.train()
-        stopped_early = False
+        stopped_early = _is_out_of_patience(config, self.epochs_without_better)
         while self.step < self.num_steps and not stopped_early:
             loss, stopping = self._advance(loader, stop)
             epoch_ends = self.step % self.plan.steps_per_epoch == 0
@@ -150,6 +181,7 @@ class _Run:
                 raise Cancelled(
                     f"stopped at step {self.step} of {self.num_steps}; run the same command again to go on from there"
                 )
+        self._save_at_the_end()
         return self._finish(stopped_early)
 
     def _advance(self, loader: Any, stop: checkpoint.StopRequest) -> tuple[float, bool]:
@@ -213,7 +245,7 @@ class _Run:
             self.best_loss, self.epochs_without_better = score, 0
         else:
             self.epochs_without_better += 1
-        return 0 < self.config.early_stop_patience <= self.epochs_without_better
+        return _is_out_of_patience(self.config, self.epochs_without_better)
 
     def _sample(self) -> None:
         if not self.accelerator.is_main_process:
@@ -222,16 +254,21 @@ class _Run:
         self._load_averages()
         self.module.eval()
         with torch.no_grad():
-            pictures = self.learner.sample(self.step)
+            samples = self.learner.sample(self.step)
         self.module.train()
         self._copy(before)
         folder = self.run_dir / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for name, picture in pictures.items():
-            paths.append(folder / f"step-{self.step:06d}-{name}.png")
-            picture.save(paths[-1])
-        self.progress.files("sample", paths, self.step)
+        for name, sample in samples.items():
+            stem = f"step-{self.step:06d}-{name}"
+            if isinstance(sample, str):
+                path = folder / f"{stem}.txt"
+                path.write_text(f"{sample}\n", encoding="utf-8")
+                self.progress.note(f"sample: {path}\n{sample}", step=self.step)
+            else:
+                path = folder / f"{stem}.png"
+                sample.save(path)
+                self.progress.files("sample", [path], self.step)
 
     def _finish(self, stopped_early: bool) -> Outcome:
         if self.epoch_losses:
@@ -245,7 +282,17 @@ class _Run:
         """The epoch that the last step belonged to, from 1; 0 before the first."""
         return -(-self.step // self.plan.steps_per_epoch)
 
+    def _save_at_the_end(self) -> None:
+        """What has been trained is worth a result, even where there is no room for a checkpoint of it."""
+        if self.saved_step == self.step:
+            return
+        try:
+            self._save()
+        except DiskFull as error:
+            self.progress.note(f"{error.message}; going on to the result without it")
+
     def _save(self) -> None:
+        self.saved_step = self.step
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -281,7 +328,7 @@ class _Run:
             self.ema.shadow = {name: value.to(self.trained[name].device) for name, value in self.ema.shadow.items()}
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = int(state["step"])
+        self.step = self.saved_step = int(state["step"])
         self.epoch_losses, self.last_epoch_loss, self.best_loss, self.epochs_without_better = state["losses"]
         self.progress.note(f"going on from {path}", step=self.step)
 

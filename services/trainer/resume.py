@@ -34,14 +34,17 @@ def steps_done(path: Path | None) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """Reads a checkpoint of the loop.
+
+    Args:
+        mapped: read tensors only when they are looked at.
 
     Raises:
         InvalidParameter: it is none.
     """
     try:
-        state = checkpoint.load(path)
+        state = checkpoint.load(path, mapped=mapped)
         if not {"step", "identity", "trained", "optimizer"} <= state.keys():
             raise ValueError("it lacks what a training saves")
     except Exception as error:

@@ -1,5 +1,6 @@
 """Trainings that go wrong on the way: one line that says why, a status, and no half-written artifact."""
 
+import json
 import resource
 import signal
 from collections.abc import Iterator
@@ -57,6 +58,44 @@ def test_a_full_disk_is_named_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
     # With room again the same command goes on.
     assert train("style", **settings).status == 0
+
+
+@pytest.mark.parametrize("recipe", ["style", "pix2pix"])
+def test_a_disk_that_is_full_for_the_result_is_named_and_leaves_nothing(
+    train: Train, settings: dict[str, Any], tmp_path: Path, recipe: str
+) -> None:
+    if recipe == "pix2pix":
+        row = {"input_image": "0.png", "edit_prompt": "bluer", "edited_image": "1.png"}
+        (settings["dataset_dir"] / "metadata.jsonl").write_text(json.dumps(row))
+        settings["data_dir"] = settings.pop("dataset_dir")
+    # Nothing is written on the way that is larger than the result.
+    settings |= {"checkpointing_steps": 500, "cache_latents": False}
+    with files_of_at_most(60_000):
+        trained = train(recipe, **settings)
+    assert trained.status == 1
+    assert trained.result["errorType"] == "DiskFull", trained.result
+    assert f"no room to write {tmp_path / 'out'}: " in trained.result["error"]
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("palette", "out.run")]
+    assert train(recipe, **settings).status == 0
+
+
+def test_what_cannot_be_published_need_not_be_trained_again(
+    train: Train, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARRATIVE_TRAINER__RESULTS_DIR", str(tmp_path / "results"))
+    monkeypatch.setenv("NARRATIVE_TRAINER__OBJECT_STORE_URL", str(tmp_path / "objects"))
+    del settings["output_dir"]
+    settings |= {"log_steps": 1, "checkpointing_steps": 500}
+    (tmp_path / "objects").write_text("no folder")
+    trained = train("style", **settings)
+    assert trained.status == 1
+    assert len(trained.events("step")) == 4
+    (tmp_path / "objects").unlink()
+    again = train("style", **settings)
+    assert (again.status, again.result.get("adapter")) == (0, "artist_seal"), again.result
+    assert not again.events("step")
+    assert "going on from" in again.said
+    assert not (tmp_path / "results" / "artist_seal.run").exists()
 
 
 def test_memory_that_runs_out_is_told_with_what_to_lower(

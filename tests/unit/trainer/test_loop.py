@@ -163,6 +163,59 @@ def test_keeps_the_last_checkpoints_and_writes_samples_and_logs(tmp_path: Path) 
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
+def test_what_is_trained_is_saved_once_at_the_end_and_not_trained_again(tmp_path: Path) -> None:
+    whole = Fit()
+    outcome, events = run(tmp_path, whole, checkpointing_steps=4, max_train_steps=8)
+    assert [event["step"] for event in events if event["event"] == "checkpoint"] == [4, 8]
+    outcome, events = run(tmp_path, whole, checkpointing_steps=4, max_train_steps=9)
+    assert [event["step"] for event in events if event["event"] == "checkpoint"] == [9]
+
+    again = Fit()
+    repeated, events = run(tmp_path, again, checkpointing_steps=4, max_train_steps=9)
+    assert (repeated, again.calls) == (outcome, 0)
+    assert [event["event"] for event in events] == ["note"]
+    torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+def test_a_training_that_stopped_early_stays_at_its_end(tmp_path: Path) -> None:
+    patient = {"max_train_steps": None, "num_train_epochs": 50, "early_stop_min_delta": 10.0}
+    outcome, _ = run(tmp_path, Fit(), **patient, early_stop_patience=3)
+    again = Fit()
+    assert run(tmp_path, again, **patient, early_stop_patience=3)[0] == outcome
+    assert again.calls == 0
+    longer, _ = run(tmp_path, Fit(), **patient, early_stop_patience=5)
+    assert longer.epochs == 6
+
+
+def test_no_room_for_the_last_checkpoint_is_no_reason_to_have_trained_in_vain(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    outcome, events = run(tmp_path, Fit())
+    assert outcome.steps == 12
+    assert "going on to the result without it" in events[-1]["message"]
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, Fit())
+    (path,) = checkpoints_dir(tmp_path).iterdir()
+    state = checkpoint.load(path)
+    checkpoint.save(path, {**state, "identity": {**state["identity"], "num_processes": 2}})
+    with pytest.raises(Conflict, match="num_processes 2, now 1"):
+        run(tmp_path, Fit())
+
+
+def test_texts_are_samples_too(tmp_path: Path) -> None:
+    class Telling(Fit):
+        def sample(self, step: int) -> dict[str, str]:
+            return {"heard": f"at {step}"}
+
+    _, events = run(tmp_path, Telling(), sample_steps=6)
+    assert [path.read_text() for path in sorted((tmp_path / "samples").iterdir())] == ["at 6\n", "at 12\n"]
+    told = [event["message"] for event in events if event["event"] == "note"]
+    assert [message.rpartition("-")[-1] for message in told] == ["heard.txt\nat 6", "heard.txt\nat 12"]
+
+
 def test_losses_and_rates_are_written_for_tensorboard(tmp_path: Path) -> None:
     _, events = run(tmp_path, Fit(), tensorboard=True, log_steps=1, lr_warmup_steps=4, lr_scheduler="linear")
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -188,10 +241,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         run(tmp_path, Fit(), learning_rate=0.05)
     outcome, _ = run(tmp_path, Fit(), learning_rate=0.05, resume_from_checkpoint="never")
     assert outcome.steps == 12
-    longer, _ = run(tmp_path, Fit(), max_train_steps=14)
+    longer, _ = run(tmp_path, Fit(), learning_rate=0.05, max_train_steps=14)
     assert longer.steps == 14
-    with pytest.raises(Conflict, match="at step 12, beyond the 10 of this training"):
-        run(tmp_path, Fit(), max_train_steps=10)
+    with pytest.raises(Conflict, match="at step 14, beyond the 10 of this training"):
+        run(tmp_path, Fit(), learning_rate=0.05, max_train_steps=10)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

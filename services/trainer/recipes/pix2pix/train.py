@@ -11,7 +11,7 @@ from diffusers import StableDiffusionInstructPix2PixPipeline
 
 from narrative.registry import PICTURE_MODELS
 from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
-from services.trainer.loop import fit, make_accelerator
+from services.trainer.loop import fit, is_at_its_end, make_accelerator
 from services.trainer.memory import give_back_large_blocks
 from services.trainer.pictures.base import BaseModel, load_base
 from services.trainer.pictures.edit_learner import EditExamples, EditLearner, widen_input
@@ -28,7 +28,6 @@ from services.trainer.pictures.text import KeptText
 from services.trainer.pictures.train import quiet_libraries
 from services.trainer.progress import Progress
 from services.trainer.recipes.pix2pix.config import Config
-from services.trainer.resume import checkpoint_to_resume, steps_done
 
 # Not needed between the caching of what they make and the writing of the result.
 _ENCODERS = ("vae", "text_encoder")
@@ -68,8 +67,7 @@ def run(config: Config, progress: Progress) -> EditingResult:
     try:
         kept_text = KeptText(base, examples.prompts, cache_dir, accelerator.device)
         # A training that is at its end already, and is only to be written or published, has no use for latents.
-        done = steps_done(checkpoint_to_resume(run_dir, config.resume_from_checkpoint))
-        if config.cache_latents and not (config.max_train_steps and done >= config.max_train_steps):
+        if config.cache_latents and not is_at_its_end(config, len(examples), accelerator, run_dir):
             for kept, folder in ((examples, cache_dir), (validation, cache_dir / "held-out")):
                 if kept:
                     kept.keep_latents(folder, base.pipeline.vae)
