@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import resource
+import signal
 
 import pytest
 import torch
@@ -10,8 +12,17 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from narrative.errors import Conflict, DatasetInvalid, InvalidParameter, NotFound, WeightsError, WeightsMissing
+from narrative.errors import (
+    Conflict,
+    DatasetInvalid,
+    DiskFull,
+    InvalidParameter,
+    NotFound,
+    WeightsError,
+    WeightsMissing,
+)
 from services.trainer.arguments import validated
+from services.trainer.failures import clear_errors
 from services.trainer.progress import Progress
 from services.trainer.publishing import published_speech_model
 from services.trainer.recipes.whisper_lora.config import Config
@@ -179,6 +190,47 @@ def test_a_resumed_training_ends_with_the_same_weights(train, tmp_path):
     straight, parts = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("straight", "parts"))
     assert straight.keys() == parts.keys()
     assert all(torch.equal(straight[name], parts[name]) for name in straight)
+
+
+def test_what_does_not_change_a_training_may_change_before_it_goes_on(train, tmp_path):
+    train(max_train_steps=2, keep_checkpoints=True)
+    result, said = train(publish_as="mine", publish_type="float32", require=["wer>=0"], validation_clips=1)
+    assert "going on from" in said
+    assert result.published == "mine"
+
+
+def test_other_audio_is_another_training(train, tmp_path, write_wav):
+    train(max_train_steps=2, keep_checkpoints=True)
+    for number, text in enumerate(TEXTS):
+        write_wav(f"clips/{number}.wav", text, level=0.2)
+    with pytest.raises(Conflict, match="belongs to a training with data "):
+        train()
+
+
+def test_samples_say_what_is_heard(train, tmp_path):
+    _, said = train(sample_steps=2)
+    first, second = sorted((tmp_path / "adapter.run" / "samples").iterdir())
+    assert (first.name, second.name) == ("step-000002-clips.txt", "step-000004-clips.txt")
+    name, spoken, heard, *_ = first.read_text().splitlines()
+    number = int(name.removesuffix(".wav"))
+    assert spoken == f"  said:  {TEXTS[number]}"
+    assert heard.startswith("  heard: ")
+    assert str(first) in said
+
+
+# Less than peft's notes of an adapter, and less than the adapter.
+@pytest.mark.parametrize("room", [1_000, 10_000])
+def test_a_disk_that_is_full_for_the_result_is_named(train, tmp_path, room):
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(DiskFull, match=f"no room to write {tmp_path / 'adapter'}: "), clear_errors():
+            train(rank=16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_recomputed_activations_give_the_same_weights(train, tmp_path):

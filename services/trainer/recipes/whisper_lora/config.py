@@ -1,7 +1,7 @@
 """Settings of the recipe."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -68,3 +68,8 @@ class Config(SpeechDataSettings, AdapterSettings, PublishSettings, RecipeConfig)
         "linear", description="How the learning rate goes on."
     )
     lr_warmup_steps: int = Field(50, ge=0, description="Steps over which the learning rate rises from 0.")
+
+    def identity(self) -> dict[str, Any]:
+        """As for every recipe; what becomes of the result, or is measured, has no part in how it is made."""
+        apart = {*PublishSettings.model_fields, "validation_clips"}
+        return {name: value for name, value in super().identity().items() if name not in apart}

@@ -1,6 +1,7 @@
 """The loss of Whisper with an adapter."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers import WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from narrative.errors import InvalidParameter
@@ -17,9 +18,11 @@ from services.trainer import lora
 from services.trainer.learner import Learner
 from services.trainer.recipes.whisper_lora.config import Config
 from services.trainer.speech.examples import IGNORED, Batch, SpeechExamples
+from services.trainer.speech.recognise import transcribe
 
 # Of some 52,000 scores each, and autograd keeps three tensors of them: 64 tokens are 40 MiB, 400 would be 250.
 _TOKENS_AT_ONCE = 64
+_SAMPLED_CLIPS = 5
 
 
 class WhisperLearner(Learner):
@@ -58,6 +61,26 @@ class WhisperLearner(Learner):
         first.register_forward_pre_hook(_in_order)
         self.adapted.peft_config["default"].base_model_name_or_path = config.base_model
         self._validation, self._most, self._batch_size = validation, config.validation_clips, config.train_batch_size
+        self._listening: tuple[WhisperProcessor, str] | None = None
+
+    def sample_with(self, processor: WhisperProcessor, language: str) -> None:
+        """What to transcribe with when samples are asked for."""
+        self._listening = (processor, language)
+
+    def sample(self, step: int) -> Mapping[str, str]:
+        """What is said in the first clips kept for validation, and what is heard."""
+        del step
+        assert self._listening is not None, "sample_with() comes first"
+        processor, language = self._listening
+        positions = range(min(_SAMPLED_CLIPS, len(self._validation)))
+        texts = transcribe(
+            self.adapted, processor, self._validation, positions, language=language, batch_size=self._batch_size
+        )
+        lines = [
+            f"{self._validation.name(position)}\n  said:  {self._validation.text(position)}\n  heard: {text}"
+            for position, text in zip(positions, texts, strict=True)
+        ]
+        return {"clips": "\n".join(lines)}
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy of the tokens of each clip, then the mean over clips, so that long ones count no more."""

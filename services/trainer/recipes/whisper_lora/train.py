@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from services.trainer.speech.examples import SpeechExamples, label_frame, room_f
 from services.trainer.speech.publish import CARD, write_model
 from services.trainer.speech.recognise import transcribe
 from services.trainer.speech.selection import Limits, Report, select, split
-from services.trainer.speech.sources import Columns, open_clips
+from services.trainer.speech.sources import Clip, Columns, open_clips
 from services.trainer.speech.transformers_form import load_whisper
 
 _SHOWN = 5
@@ -83,6 +84,7 @@ def run(config: Config, progress: Progress) -> WhisperResult:
     )
     learner = WhisperLearner(model, config, validation)
     learner.to(accelerator.device)
+    learner.sample_with(processor, config.language)
 
     def listen() -> _Heard:
         positions = range(min(config.validation_clips, len(validation)))
@@ -151,14 +153,21 @@ def _read(config: Config, model: WhisperForConditionalGeneration, processor: Whi
     )
     report = select(clips, limits, lambda text: len(text_tokens(processor, text)))
     train, held_out = split(clips, report.kept, validation_share=config.validation_share, seed=config.seed)
-    # Names and texts only: reading all audio once more would take as long as checking it.
-    lines = "".join(f"{clips[index].name}\t{clips[index].text}\n" for index in train)
     return _Data(
         SpeechExamples(clips, train, processor, config.language),
         SpeechExamples(clips, held_out, processor, config.language),
         report,
-        hashlib.sha256(lines.encode()).hexdigest(),
+        _data_digest(clips[index] for index in train),
     )
+
+
+def _data_digest(clips: Iterable[Clip]) -> str:
+    """Changes when a clip or its text does."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        audio = hashlib.sha256(clip.audio).hexdigest() if isinstance(clip.audio, bytes) else sha256_of(clip.audio)
+        digest.update(f"{clip.name}\t{audio}\t{clip.text}\n".encode())
+    return digest.hexdigest()
 
 
 def _publish(
