@@ -34,9 +34,14 @@ class PictureModelSettings(Settings):
     random_flip: bool = Field(False, description="Mirror every other picture.")
     cache_latents: bool = Field(True, description="Encode pictures once, where cropping is not random.")
     gradient_checkpointing: bool = Field(False, description="Less memory, more time.")
-    skip_bad_images: bool = Field(False, description="Leave out pictures that cannot be used instead of stopping.")
     min_image_px: int = Field(64, ge=1, description="Pictures with a shorter side are too small.")
     sample_prompt: str = Field("", description="What to draw every sample_steps; the training prompt if empty.")
+
+
+class BadPictureSettings(Settings):
+    """Bad pictures"""
+
+    skip_bad_images: bool = Field(False, description="Leave out pictures that cannot be used instead of stopping.")
 
 
 Crop = Literal["stretch", "centre", "random"]
@@ -61,7 +66,7 @@ class GateSettings(Settings):
     dino_model: str = Field("dino-vits16", description="Vision transformer of dino.")
 
 
-class AdapterConfig(GateSettings, PictureModelSettings, LoraSettings, RecipeConfig):
+class AdapterConfig(GateSettings, BadPictureSettings, PictureModelSettings, LoraSettings, RecipeConfig):
     """What all recipes have that train a LoRA adapter on pictures."""
 
     @property
@@ -70,5 +75,6 @@ class AdapterConfig(GateSettings, PictureModelSettings, LoraSettings, RecipeConf
         return bool(self.sample_steps or self.require)
 
     def identity(self) -> dict[str, Any]:
-        """As for every recipe; what is asked of the result has no part in how it is made."""
-        return {name: value for name, value in super().identity().items() if name not in GateSettings.model_fields}
+        """As for every recipe; what is asked and said of the result has no part in how it is made."""
+        apart = {*GateSettings.model_fields, "name", "licence", "sample_prompt"}
+        return {name: value for name, value in super().identity().items() if name not in apart}

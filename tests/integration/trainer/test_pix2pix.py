@@ -190,15 +190,26 @@ def test_frames_of_built_videos_are_opened_when_they_are_asked_for(
     assert example["frames"].shape == (20, 3, 64, 64)
 
 
+@pytest.mark.parametrize(
+    "length",
+    [
+        {"max_train_steps": 3},
+        {"num_train_epochs": 2},
+        {"num_train_epochs": 9, "early_stop_patience": 1, "early_stop_min_delta": 100.0},
+    ],
+    ids=["steps", "epochs", "early"],
+)
 def test_what_is_trained_already_is_written_without_latents(
-    train: Train, edits: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, edits: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, length: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("NARRATIVE_TRAINER__OBJECT_STORE_URL", str(tmp_path / "objects"))
     chosen = settings(edits, tmp_path / "negative", tiny / "sd")
-    assert train("pix2pix", **chosen, checkpointing_steps=2, keep_checkpoints=True).status == 0
+    del chosen["max_train_steps"]
+    chosen |= length
+    assert train("pix2pix", **chosen, keep_checkpoints=True).status == 0
     weights = (tmp_path / "negative" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     monkeypatch.delattr(EditExamples, "keep_latents")
-    again = train("pix2pix", **chosen, publish_as="negative")
+    again = train("pix2pix", **chosen, publish_as="negative", licence="CC0-1.0")
     assert again.status == 0, again.result
     assert again.result["published"] == "negative"
     assert (tmp_path / "negative" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
@@ -310,6 +321,7 @@ def test_bad_data_is_named(train: Train, edits: Path, videos_folder: Path, tmp_p
     assert "no metadata.jsonl in it" in error(videos_folder)
     assert "this recipe trains" in error(edits, model_id=tiny / "sdxl")
     assert "edits cannot be mirrored" in error(edits, random_flip=True)
+    assert "skip-bad-images" in error(edits, skip_bad_images=True)
     assert "publish_as: String should match" in error(edits, publish_as="../night")
     (edits / "1.png").write_bytes(b"no picture")
     assert "1.png: not a readable picture" in error(edits)

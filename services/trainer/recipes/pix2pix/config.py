@@ -51,8 +51,8 @@ class Config(PublishSettings, EditSettings, PictureModelSettings, RecipeConfig):
     licence: str = Field("", description="Licence of the result, kept in its description.")
 
     def identity(self) -> dict[str, Any]:
-        """As for every recipe; what becomes of the result, or is held out, has no part in how it is made."""
-        apart = {*PublishSettings.model_fields, "validation_data_dir"}
+        """As for every recipe; what becomes or is said of the result, or is held out, is no part of its making."""
+        apart = {*PublishSettings.model_fields, "validation_data_dir", "licence", "sample_prompt"}
         return {name: value for name, value in super().identity().items() if name not in apart}
 
     @model_validator(mode="after")
