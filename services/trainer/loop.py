@@ -20,6 +20,7 @@ from narrative.errors import Cancelled, DatasetInvalid, DiskFull, InvalidParamet
 from services.trainer import checkpoint
 from services.trainer.batches import BatchPlan, Examples, stream_seed
 from services.trainer.config import RecipeConfig
+from services.trainer.ending import batch_plan, is_out_of_patience, num_steps
 from services.trainer.learner import Learner, Outcome
 from services.trainer.optimizers import make_optimizer, rate_factor
 from services.trainer.progress import Progress
@@ -90,40 +91,6 @@ def fit(
         accelerator.free_memory()
 
 
-def is_at_its_end(config: RecipeConfig, num_examples: int, accelerator: Accelerator, run_dir: Path) -> bool:
-    """Whether ``fit`` would go on from a checkpoint after which there is nothing left to train.
-
-    Raises:
-        InvalidParameter: the checkpoint is none, or is not there.
-    """
-    path = checkpoint_to_resume(run_dir, config.resume_from_checkpoint)
-    if path is None:
-        return False
-    state = read_checkpoint(path, mapped=True)
-    *_, epochs_without_better = state["losses"]
-    num_steps = _num_steps(config, _plan(config, num_examples, accelerator))
-    return bool(state["step"] >= num_steps) or _is_out_of_patience(config, epochs_without_better)
-
-
-def _plan(config: RecipeConfig, num_examples: int, accelerator: Accelerator) -> BatchPlan:
-    return BatchPlan(
-        num_examples,
-        config.train_batch_size,
-        config.gradient_accumulation_steps,
-        config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-
-
-def _num_steps(config: RecipeConfig, plan: BatchPlan) -> int:
-    return config.max_train_steps or config.num_train_epochs * plan.steps_per_epoch
-
-
-def _is_out_of_patience(config: RecipeConfig, epochs_without_better: int) -> bool:
-    return 0 < config.early_stop_patience <= epochs_without_better
-
-
 class _Run:
     def __init__(
         self,
@@ -139,8 +106,8 @@ class _Run:
         self.accelerator, self.run_dir, self.progress = accelerator, run_dir, progress
         # Which examples make a step depends on it.
         self.identity = {**identity, "num_processes": accelerator.num_processes}
-        self.plan = _plan(config, len(examples), accelerator)
-        self.num_steps = _num_steps(config, self.plan)
+        self.plan = batch_plan(config, len(examples), accelerator)
+        self.num_steps = num_steps(config, self.plan)
         learner.to(accelerator.device)
         self.trained = {name: value for name, value in learner.named_parameters() if value.requires_grad}
         optimizer = make_optimizer(learner.parameter_groups(config.learning_rate), config)
@@ -166,7 +133,7 @@ class _Run:
             )
         )
         self.module.train()
-        stopped_early = _is_out_of_patience(config, self.epochs_without_better)
+        stopped_early = is_out_of_patience(config, self.epochs_without_better)
         while self.step < self.num_steps and not stopped_early:
             loss, stopping = self._advance(loader, stop)
             epoch_ends = self.step % self.plan.steps_per_epoch == 0
@@ -245,7 +212,7 @@ class _Run:
             self.best_loss, self.epochs_without_better = score, 0
         else:
             self.epochs_without_better += 1
-        return _is_out_of_patience(self.config, self.epochs_without_better)
+        return is_out_of_patience(self.config, self.epochs_without_better)
 
     def _sample(self) -> None:
         if not self.accelerator.is_main_process:

@@ -11,7 +11,8 @@ from diffusers import StableDiffusionInstructPix2PixPipeline
 
 from narrative.registry import PICTURE_MODELS
 from services.trainer.artifacts import Result, drop_checkpoints, refuse_foreign_folder, run_folder, whole_folder
-from services.trainer.loop import fit, is_at_its_end, make_accelerator
+from services.trainer.ending import is_at_its_end
+from services.trainer.loop import fit, make_accelerator
 from services.trainer.memory import give_back_large_blocks
 from services.trainer.pictures.base import BaseModel, load_base
 from services.trainer.pictures.edit_learner import EditExamples, EditLearner, widen_input
