@@ -6,6 +6,7 @@ A data set may come from somebody else than the files of this machine.
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,19 @@ def read_text(path: Path) -> str:
     Raises:
         DatasetInvalid: it cannot be read, or is not UTF-8.
     """
-    try:
+    with readable_text(path):
         return path.read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def readable_text(path: Path) -> Iterator[None]:
+    """Where a text file is read.
+
+    Raises:
+        DatasetInvalid: it could not be, or is not UTF-8.
+    """
+    try:
+        yield
     except (UnicodeDecodeError, OSError) as error:
         raise DatasetInvalid(f"{path} cannot be read as UTF-8 text: {error}") from error
 
@@ -30,7 +42,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DatasetInvalid: the file cannot be read, or a line is no object.
     """
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in _lines(path):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -41,6 +53,11 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise DatasetInvalid(f"{where}: an object is needed, with columns as keys")
         yield where, row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with readable_text(path), path.open(encoding="utf-8-sig") as file:
+        yield from enumerate(file, 1)
 
 
 def string(value: Any, what: str) -> str:

@@ -6,14 +6,13 @@
 """
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from narrative.errors import DatasetInvalid
-from services.trainer.listing import inside, read_text
+from services.trainer.listing import inside, json_lines, read_text, readable_text
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".webm"})
 
@@ -83,42 +82,34 @@ def _text_beside(path: Path) -> str:
 
 
 def _read_manifest(path: Path, columns: Columns) -> list[Clip]:
-    try:
-        clips = [_clip(path, number, row, columns) for number, row in _rows(path)]
-    except (UnicodeDecodeError, OSError, csv.Error) as error:
-        raise DatasetInvalid(f"{path} cannot be read as UTF-8 text: {error}") from error
+    clips = [_clip(path.parent, where, row, columns) for where, row in _rows(path)]
     if not clips:
         raise DatasetInvalid(f"{path} lists no clips")
     return clips
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows with their line numbers."""
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows, with what to call each in messages."""
     suffix = path.suffix.lower()
-    if suffix not in (".jsonl", ".csv", ".tsv"):
+    if suffix == ".jsonl":
+        yield from json_lines(path)
+        return
+    if suffix not in (".csv", ".tsv"):
         raise DatasetInvalid(f"{path} is no manifest; accepted are .jsonl, .csv and .tsv, or a folder")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if suffix != ".jsonl":
-            reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
+    with readable_text(path), path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
+        try:
             for row in reader:
-                yield reader.line_num, row
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    content = json.loads(line)
-                except ValueError as error:
-                    raise DatasetInvalid(f"{path}, line {number}: not JSON: {error}") from error
-                if not isinstance(content, dict):
-                    raise DatasetInvalid(f"{path}, line {number}: an object is needed, with columns as keys")
-                yield number, content
+                yield f"{path}, line {reader.line_num}", row
+        except csv.Error as error:
+            raise DatasetInvalid(f"{path}, line {reader.line_num}: {error}") from error
 
 
-def _clip(path: Path, number: int, row: dict[str, Any], columns: Columns) -> Clip:
+def _clip(folder: Path, where: str, row: dict[str, Any], columns: Columns) -> Clip:
     for column in (columns.audio, columns.text):
         if column not in row:
-            raise DatasetInvalid(f"{path}, line {number}: no column {column!r}; it has {', '.join(map(str, row))}")
-    audio = inside(path.parent, row[columns.audio], f"{path}, line {number}")
+            raise DatasetInvalid(f"{where}: no column {column!r}; it has {', '.join(map(str, row))}")
+    audio = inside(folder, row[columns.audio], where)
     return Clip(row[columns.audio], audio, str(row[columns.text] or "").strip())
 
 
