@@ -6,6 +6,7 @@ A story is heard and drawn with what three of them made, and its picture is edit
 import base64
 import io
 import json
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
-import soundfile
 
+from services.trainer.speech.audio import SAMPLE_RATE_HZ, decode
 from tests.e2e.conftest import THREE_VOICES, Ensemble, words
 
 File = tuple[str, bytes]
@@ -59,9 +60,11 @@ def clips() -> list[File]:
 
 def beginning(duration_s: float) -> bytes:
     """WAV of the first seconds of the example, in which one voice speaks."""
-    samples, sample_rate_hz = soundfile.read(THREE_VOICES, dtype="int16")
+    samples = decode(THREE_VOICES, THREE_VOICES.name, max_s=60.0)[: round(duration_s * SAMPLE_RATE_HZ)]
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples[: round(duration_s * sample_rate_hz)], sample_rate_hz, format="WAV")
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
     return buffer.getvalue()
 
 
