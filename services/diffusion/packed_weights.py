@@ -1,6 +1,8 @@
 """The weights of a model in one contiguous buffer, so that moving them is one copy."""
 
+import contextlib
 import gc
+import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +31,15 @@ class _Slot:
     size: torch.Size
     stride: tuple[int, ...]
     num_bytes: int
+
+    def view_in(self, buffer: torch.Tensor) -> torch.Tensor:
+        """Its part of a buffer, as the tensor sees it."""
+        flat = buffer[self.offset : self.offset + self.num_bytes].view(self.tensor.dtype)
+        return flat.as_strided(self.size, self.stride)
+
+    def empty(self) -> None:
+        """Lets go of the tensor's elements."""
+        self.tensor.data = torch.empty(0, dtype=self.tensor.dtype)
 
 
 class PackedWeights:
@@ -69,36 +80,35 @@ class PackedWeights:
         target = torch.device("cpu" if device.startswith("host") else device)
         try:
             buffer = self._copy_to(target)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except (RuntimeError, OSError) as error:
             if not is_out_of_memory(error):
                 raise
             gc.collect()
             _give_back(target)
             try:
                 buffer = self._copy_to(target)
-            except (torch.OutOfMemoryError, RuntimeError) as again:
+            except (RuntimeError, OSError) as again:
                 if not is_out_of_memory(again):
                     raise
                 raise OutOfMemory(
                     f"no {self.num_bytes} bytes are free on {device}, although they should be", retry_after_s=5.0
                 ) from again
         for slot in self._slots:
-            flat = buffer[slot.offset : slot.offset + slot.num_bytes].view(slot.tensor.dtype)
-            slot.tensor.data = flat.as_strided(slot.size, slot.stride)
+            slot.tensor.data = slot.view_in(buffer)
 
     def refresh(self, tensors: Iterable[torch.Tensor]) -> None:
         """Takes over tensors that were written over in place on the device."""
         written = {id(tensor) for tensor in tensors}
         for slot in self._slots:
             if id(slot.tensor) in written and slot.num_bytes:
-                flat = slot.tensor.detach().as_strided((slot.tensor.numel(),), (1,)).view(torch.uint8)
-                self._host[slot.offset : slot.offset + slot.num_bytes].copy_(flat)
+                slot.view_in(self._host).copy_(slot.tensor.detach())
 
     def offload(self) -> None:
         """Sends the weights away and gives the device's memory back."""
-        if [id(tensor) for tensor in _tensors(self._modules)] != [id(slot.tensor) for slot in self._slots]:
+        tensors = list(_tensors(self._modules))
+        devices = {tensor.device for tensor in tensors}
+        if [id(tensor) for tensor in tensors] != [id(slot.tensor) for slot in self._slots]:
             self._pack()
-        devices = {slot.tensor.device for slot in self._slots}
         self._empty()
         for device in devices:
             _give_back(device)
@@ -110,26 +120,25 @@ class PackedWeights:
 
     def _pack(self) -> None:
         slots, offset = [], 0
-        dense = []
         for tensor in _tensors(self._modules):
-            # A copy has no gaps, and the strides of the original where those had none either.
-            copy = tensor.detach().clone(memory_format=torch.preserve_format)
-            dense.append(copy)
+            # What a copy would be: no gaps, and the strides of the original where those had none either.
+            copy = torch.empty_like(tensor, device="meta", memory_format=torch.preserve_format)
             num_bytes = copy.numel() * copy.element_size()
             slots.append(_Slot(tensor, offset, copy.size(), copy.stride(), num_bytes))
             offset += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
-        host = torch.empty(offset, dtype=torch.uint8, pin_memory=torch.cuda.is_available() and self._file is None)
-        for slot, copy in zip(slots, dense, strict=True):
+        host = _host_buffer(offset, pinned=torch.cuda.is_available() and self._file is None)
+        for slot in slots:
             if slot.num_bytes:
-                flat = copy.as_strided((copy.numel(),), (1,)).view(torch.uint8)
-                host[slot.offset : slot.offset + slot.num_bytes].copy_(flat)
+                slot.view_in(host).copy_(slot.tensor.detach())
+            if self._file is None:
+                slot.empty()  # One by one: a model of gigabytes is not there twice.
         self._slots = slots
         self._host = host if self._file is None else _on_disk(host, self._file)
 
     def _copy_to(self, target: torch.device) -> torch.Tensor:
-        buffer = torch.empty(self._host.numel(), dtype=torch.uint8, device=target)
         if target.type != "cuda":
-            return buffer.copy_(self._host)
+            return _host_buffer(self.num_bytes).copy_(self._host)
+        buffer = torch.empty(self.num_bytes, dtype=torch.uint8, device=target)
         # A stream of its own: the copy waits for nothing that another model computes.
         stream = torch.cuda.Stream(target)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
@@ -139,7 +148,20 @@ class PackedWeights:
 
     def _empty(self) -> None:
         for slot in self._slots:
-            slot.tensor.data = torch.empty(0, dtype=slot.tensor.dtype)
+            slot.empty()
+
+
+def _host_buffer(num_bytes: int, *, pinned: bool = False) -> torch.Tensor:
+    """Uint8 (num_bytes,) in memory of this machine: pinned, or in pages as large as the system has them.
+
+    Small pages are handed out one by one, which takes longer than to fill them; large ones cost a tenth.
+    """
+    if pinned or num_bytes == 0 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # A kernel without them.
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _new_file(folder: Path | None) -> Path:
@@ -152,7 +174,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed; the CPU allocator has no exception class of its own."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return "not enough memory" in str(error) or "can't allocate memory" in str(error) or "Cannot allocate" in str(error)
 
 
 def _tensors(modules: Iterable[nn.Module]) -> Iterator[torch.Tensor]:
