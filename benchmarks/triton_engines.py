@@ -1,12 +1,12 @@
 """What does the way over Triton cost, and what does it bear? The same engines in-process and there, in one run.
 
-    python benchmarks/triton_engines.py [--services diffusion asr translation] [--rounds 5] [--steps 20] [--callers 8]
+    python -m benchmarks.triton_engines [--services diffusion asr translation marian] [--rounds 5] [--callers 8]
 
 Starts a Triton server (deploy/triton/serve.py) on this machine. Latency: one call after another, the two ways in turn;
 load: as many callers at once, again in turn. In-process calls go through the service's own bounded executor, as they do
 in the service. Prints medians and, for machines that others use too, the best and the processor time of both ends under
 load; aims are <= 1.1 for latency and >= 1 for throughput. Server and engine in-process share the cores, but work one at
-a time.
+a time. translation is the gloss, marian the translator of the documents with random weights (CTranslate2).
 """
 
 import argparse
@@ -16,9 +16,11 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from benchmarks.random_weights import marian
 from narrative.runtime.executor import BoundedExecutor
 from services.asr.__main__ import build_engine
 from services.asr.engine import TranscribeOptions
@@ -26,11 +28,14 @@ from services.asr.settings import AsrSettings
 from services.diffusion.__main__ import make_engine
 from services.diffusion.engine import Image, ImageRequest
 from services.diffusion.settings import DiffusionSettings
+from services.translation.engine_ctranslate2 import CTranslate2Engine
 from services.translation.engine_gloss import GlossEngine
 from services.translation.engine_triton import TritonEngine
 from services.translation.settings import TranslationSettings
 from tests.integration.triton.triton_server import TritonServer
 
+MODELS = {"diffusion": "diffusion", "asr": "asr", "translation": "translation", "marian": "translation"}
+"""What is measured, and the model in Triton's repository that does it."""
 SPEECH = Path(__file__).parents[1] / "tests" / "data" / "speech"
 
 
@@ -81,18 +86,25 @@ class Asr:
 
 
 class Translation:
-    """Eight Russian sentences, their words in one of 64 orders; result: their English."""
+    """Eight Russian sentences, their words in one of 64 orders; result: their English.
+
+    Args: marian: folder of a model for CTranslate2 instead of the gloss, which takes milliseconds.
+    """
 
     unit = "requests"
-    calls_in_a_round = 50  # One takes milliseconds.
 
-    def __init__(self, url: str) -> None:
-        self.engines = {"in-process": GlossEngine(), "triton": TritonEngine(TranslationSettings(triton_url=url))}
+    def __init__(self, url: str, marian: str = "") -> None:
+        alone = CTranslate2Engine(TranslationSettings(ctranslate2_model=marian, threads=1)) if marian else GlossEngine()
+        self.engines = {"in-process": alone, "triton": TritonEngine(TranslationSettings(triton_url=url))}
+        self.calls_in_a_round = 1 if marian else 50
         lines = [line.split() for line in (SPEECH / "russian.txt").read_text().splitlines() if line.strip()]
         # The engine glosses equal lines of a batch once.
         orders = map(random.Random, range(64))
         self._texts = [[" ".join(order.sample(line, len(line))) for line in lines] for order in orders]
-        self._executors = {"in-process": BoundedExecutor("gloss", 1, 64), "triton": BoundedExecutor("gloss", 64, 0)}
+        self._executors = {
+            "in-process": BoundedExecutor("translation", 1, 64),
+            "triton": BoundedExecutor("translation", 64, 0),
+        }
 
     def work(self, way: str, number: int) -> object:
         return self.engines[way].translate(self._texts[number % len(self._texts)], "ru", "en")
@@ -148,25 +160,34 @@ def _print(what: str, unit: str, values: dict[str, float], aim: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--services", nargs="+", default=["diffusion", "asr", "translation"])
+    parser.add_argument("--services", nargs="+", choices=MODELS, default=["diffusion", "asr", "translation"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--callers", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server = TritonServer(Path(folder) / "triton.log")
-        server.start()
-        try:
-            for name in options.services:
-                subject: Diffusion | Asr | Translation
-                if name == "diffusion":
-                    subject = Diffusion(server.url, options.steps)
-                else:
-                    subject = Asr(server.url) if name == "asr" else Translation(server.url)
-                measure(name, subject, server, options.rounds, options.callers)
-                server.unload(name)
-        finally:
-            server.stop()
+        environment = {}
+        if "marian" in options.services:
+            marian(Path(folder) / "marian")
+            environment = {
+                "NARRATIVE_TRANSLATION__ENGINES": '["ctranslate2"]',
+                "NARRATIVE_TRANSLATION__CTRANSLATE2_MODEL": f"{folder}/marian",
+                "NARRATIVE_TRANSLATION__THREADS": "1",
+            }
+        for name in options.services:
+            server = TritonServer(Path(folder) / "triton.log", environment if name == "marian" else {})
+            server.start()
+            subjects: dict[str, Callable[[], Diffusion | Asr | Translation]] = {
+                "diffusion": partial(Diffusion, server.url, options.steps),
+                "asr": partial(Asr, server.url),
+                "translation": partial(Translation, server.url),
+                "marian": partial(Translation, server.url, f"{folder}/marian"),
+            }
+            try:
+                measure(name, subjects[name](), server, options.rounds, options.callers)
+                server.unload(MODELS[name])
+            finally:
+                server.stop()
 
 
 if __name__ == "__main__":
