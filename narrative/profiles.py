@@ -29,11 +29,17 @@ class Turn(BaseModel):
     model: str = Field(description="Catalogue id.")
     weight_bytes: int = Field(gt=0, description="Bytes of its weights on the device.")
     working_bytes: int = Field(ge=0, description="Bytes it needs beside them while it works.")
+    story_tflop: float = Field(ge=0, description="Work of a story: a minute of speech, three speakers, a picture each.")
+    story_reads: int = Field(ge=0, description="How many times its weights are read for such a story.")
     stays: bool = Field(False, description="True where its process keeps its memory whatever the others need.")
 
     @property
     def num_bytes(self) -> int:
         return self.weight_bytes + self.working_bytes
+
+    def story_s(self, tflop_s: float, memory_gb_s: float) -> float:
+        """Seconds of a story: what takes longer, the work or the reading."""
+        return max(self.story_tflop / tflop_s, self.weight_bytes * self.story_reads / memory_gb_s / 1e9)
 
 
 class Profile(BaseModel):

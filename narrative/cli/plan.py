@@ -1,5 +1,6 @@
-"""`narrate plan`: which models of a profile stay on a GPU of some size, and which take turns."""
+"""`narrate plan`: which models of a profile stay on a GPU of some size, which take turns, and how long stages take."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -16,11 +17,15 @@ from narrative.errors import InvalidParameter, OutOfMemory
 from narrative.profiles import Turn, load_profile
 
 RESERVE_BYTES = 1 << 30
+# What large products reach of a GPU's published speed, roughly.
+ATTAINED = 0.4
 
 Gpu = Annotated[str, typer.Option(help="Memory of the GPU, for example 24GiB.")]
 ProfileName = Annotated[str, typer.Option(help="Profile to plan for.")]
 LlmSleeps = Annotated[bool, typer.Option("--llm-sleeps", help="vLLM sleeps while others need its memory.")]
 CopySpeed = Annotated[float, typer.Option(min=0.1, help="Speed of a copy from pinned host memory, in GB/s.")]
+Tflops = Annotated[float, typer.Option(min=0.1, help="Dense half-precision speed of the GPU, in TFLOP/s.")]
+MemorySpeed = Annotated[float, typer.Option(min=0.1, help="Speed of the GPU's memory, in GB/s.")]
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,24 @@ def make_plan(turns: list[Turn], budget_bytes: int) -> Plan:
     possible = [plan for plan in plans if plan.left_bytes >= 0]
     if not possible:
         missing = -max(plan.left_bytes for plan in plans)
-        raise OutOfMemory(f"these models do not fit by turns either: {size(missing)} are missing; take smaller models")
+        raise OutOfMemory(
+            f"these models do not fit by turns either: {size(missing)} are missing; {_way_out(turns, budget_bytes)}"
+        )
     return max(possible, key=lambda plan: sum(turn.weight_bytes for turn in plan.stays))
+
+
+def asleep(turns: list[Turn]) -> list[Turn]:
+    """The same where the server that stays sleeps by turns."""
+    return [turn.model_copy(update={"stays": False}) for turn in turns]
+
+
+def _way_out(turns: list[Turn], budget_bytes: int) -> str:
+    """What to do where models do not fit."""
+    if any(turn.stays for turn in turns):
+        with contextlib.suppress(OutOfMemory):
+            make_plan(asleep(turns), budget_bytes)
+            return "with --llm-sleeps they fit"
+    return "take smaller models"
 
 
 def shares(server: Turn, made: Plan, total_bytes: int) -> tuple[float, float]:
@@ -73,9 +94,14 @@ def shares(server: Turn, made: Plan, total_bytes: int) -> tuple[float, float]:
 
 
 def plan(
-    gpu: Gpu, profile: ProfileName = "single-gpu", llm_sleeps: LlmSleeps = False, copy_gb_s: CopySpeed = 20.0
+    gpu: Gpu,
+    profile: ProfileName = "single-gpu",
+    llm_sleeps: LlmSleeps = False,
+    copy_gb_s: CopySpeed = 20.0,
+    tflops: Tflops = 120.0,
+    memory_gb_s: MemorySpeed = 600.0,
 ) -> None:
-    """Show what stays on a GPU of that size, what takes turns, and what a turn costs."""
+    """Show what stays on a GPU of that size, what takes turns, and what a stage and a turn take."""
     try:
         total = int(TypeAdapter(ByteSize).validate_python(gpu))
     except ValidationError:
@@ -85,19 +111,24 @@ def plan(
         raise InvalidParameter(f"profile {profile!r} puts no models on a GPU; single-gpu does", field="profile")
     servers = [turn for turn in turns if turn.stays]
     if llm_sleeps:
-        turns = [turn.model_copy(update={"stays": False}) for turn in turns]
+        turns = asleep(turns)
     made = make_plan(turns, total - RESERVE_BYTES)
-    table = Table("stage", "model", "weights", "at work", "on the device", "bringing it in", title=f"{profile}, {gpu}")
+    columns = ("stage", "model", "weights", "at work", "on the device", "a story", "bringing it in")
+    table = Table(*columns, title=f"{profile}, {gpu}")
     for turn in turns:
         swaps = turn in made.swaps
         place = "always, by its own process" if turn.stays else "by turns" if swaps else "always"
+        story = f"{turn.story_s(ATTAINED * tflops, memory_gb_s):.1f} s"
         cost = f"{turn.weight_bytes / copy_gb_s / 1e9:.2f} s" if swaps else "-"
-        table.add_row(turn.stage, turn.model, size(turn.weight_bytes), size(turn.num_bytes), place, cost)
+        table.add_row(turn.stage, turn.model, size(turn.weight_bytes), size(turn.num_bytes), place, story, cost)
     out.print(table)
     out.print(f"{size(made.left_bytes)} are left, after {size(RESERVE_BYTES)} for CUDA contexts.")
+    out.print(
+        f"A story is a minute of speech, three speakers and a picture each, reckoned at {ATTAINED:.0%} of {tflops:g} "
+        f"TFLOP/s (--tflops) and {memory_gb_s:g} GB/s (--memory-gb-s), not measured."
+    )
     if made.swaps:
-        line = f"Bringing in is reckoned at {copy_gb_s:g} GB/s (--copy-gb-s), not measured."
-        out.print(line)
+        out.print(f"Bringing in is reckoned at {copy_gb_s:g} GB/s (--copy-gb-s), not measured.")
         pinned = [turn.model for turn in made.stays if not turn.stays]
         if pinned:
             out.print(f"Set NARRATIVE_RESIDENCY__PINNED='{json.dumps(pinned)}'.")

@@ -1,6 +1,7 @@
 """Who may speak to whom in the cluster: an egress rule and an ingress rule must both say yes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,17 @@ def test_residency_is_for_owners_of_models(overlay: Overlay) -> None:
     if "residency" in names(overlay.workloads()):
         clients = {one for one in names(overlay.workloads()) if allowed(overlay, one, "residency", 50055)}
         assert clients == {"asr", "diffusion", "prompt", "gateway"}
+
+
+def test_who_pulls_weights_reaches_a_hub(overlay: Overlay) -> None:
+    (rule,) = overlay.named("NetworkPolicy", "weights")["spec"]["podSelector"]["matchExpressions"]
+    pulling = [one for one in overlay.workloads() if "weights" in map(_name, pod_of(one).get("initContainers", []))]
+    assert pulling
+    assert set(names(pulling)) <= set(rule["values"])
+
+
+def _name(container: dict[str, Any]) -> str:
+    return str(container["name"])
 
 
 def test_development_endpoints_are_closed(overlay: Overlay) -> None:

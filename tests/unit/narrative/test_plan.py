@@ -10,7 +10,9 @@ from narrative.profiles import Turn, load_profile
 
 
 def turn(model: str, weights: int, *, stays: bool = False) -> Turn:
-    return Turn(stage="any", model=model, weight_bytes=weights, working_bytes=10, stays=stays)
+    return Turn(
+        stage="any", model=model, weight_bytes=weights, working_bytes=10, story_tflop=6.0, story_reads=30, stays=stays
+    )
 
 
 def test_everything_stays_where_there_is_room() -> None:
@@ -40,11 +42,28 @@ def test_the_single_gpu_profile_has_a_plan(gpu: str, says: str) -> None:
     assert "--gpu-memory-utilization" in result.stdout
 
 
+def test_a_story_takes_as_long_as_its_work_or_its_reads() -> None:
+    model = turn("a", 10**9)
+    assert model.story_s(tflop_s=2.0, memory_gb_s=100.0) == pytest.approx(3.0)
+    assert model.story_s(tflop_s=2.0, memory_gb_s=5.0) == pytest.approx(6.0)
+
+
+def test_the_plan_says_how_long_a_story_takes_on_a_faster_gpu() -> None:
+    slow, fast = (
+        CliRunner().invoke(app, ["plan", "--gpu", "48GiB", "--tflops", speed], env={"COLUMNS": "160"}).stdout
+        for speed in ("100", "1000")
+    )
+    assert "31.2 s" in slow
+    assert "3.1 s" in fast
+
+
 def test_sixteen_gigabytes_will_do_where_the_llm_sleeps() -> None:
     result = CliRunner().invoke(app, ["plan", "--gpu", "16GiB", "--llm-sleeps"], env={"COLUMNS": "160"})
     assert result.exit_code == 0
     assert "--enable-sleep-mode" in result.stdout
-    assert isinstance(CliRunner().invoke(app, ["plan", "--gpu", "16GiB"]).exception, OutOfMemory)
+    refused = CliRunner().invoke(app, ["plan", "--gpu", "16GiB"]).exception
+    assert isinstance(refused, OutOfMemory)
+    assert "with --llm-sleeps they fit" in str(refused)
 
 
 @pytest.mark.parametrize(
@@ -64,5 +83,6 @@ def test_the_profiles_of_the_gpu_tell_everybody_where_residency_is() -> None:
     for name in ("single-gpu", "embedded-turns"):
         profile = load_profile(name)
         environment = profile.environment_for(dict.fromkeys(profile.processes, 4711))
-        for process in ("ASR", "DIFFUSION", "GATEWAY"):
+        takers = ("TRANSLATION",) if name == "single-gpu" else ()
+        for process in ("ASR", "DIFFUSION", "GATEWAY", *takers):
             assert environment[f"NARRATIVE_{process}__RESIDENCY_TARGET"] == "127.0.0.1:4711"
