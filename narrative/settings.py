@@ -6,13 +6,14 @@ Variables are named ``NARRATIVE_<PROCESS>__<FIELD>``, those shared by all ``NARR
 
 import difflib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from platformdirs import user_cache_path, user_data_path
 from pydantic import ByteSize, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 APP = "colorized-narrative"
 
@@ -125,4 +126,10 @@ def read_settings(cls: type[S]) -> S:
         for problem in error.errors():
             name = f"{prefix}{'__'.join(map(str, problem['loc']))}".upper() if problem["loc"] else "settings"
             print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
+    except SettingsError as error:
+        # Lists and tables are written as JSON; the library tells the field in its message alone.
+        prefix = cls.model_config.get("env_prefix", "")
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"{prefix}{field.group(1)}".upper() if field else "settings"
+        print(f"{name}: not JSON: {error.__cause__ or error}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2) from None

@@ -11,6 +11,7 @@ class TinySettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_TINY__")
 
     max_batch_size: int = Field(1, ge=1)
+    sizes: list[int] = Field([1])
 
 
 def test_a_variable_sets_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +46,13 @@ def test_a_process_ends_with_one_line_for_every_mistake(
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert [line.split(":")[0] for line in lines] == ["NARRATIVE_TINY__PORT", "NARRATIVE_TINY__MAX_BATCH_SIZE"]
+
+
+def test_a_list_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NARRATIVE_TINY__SIZES", "one, two")
+
+    with pytest.raises(SystemExit) as ended:
+        read_settings(TinySettings)
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("NARRATIVE_TINY__SIZES: not JSON: Expecting value")
