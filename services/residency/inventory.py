@@ -45,6 +45,7 @@ class NvmlInventory:
 
     def __init__(self, reserve_bytes: int) -> None:
         self._reserve_bytes = reserve_bytes
+        self._is_open = False
 
     def devices(self) -> list[Device]:
         """Opens NVML and lists the GPUs.
@@ -54,6 +55,7 @@ class NvmlInventory:
         """
         try:
             pynvml.nvmlInit()
+            self._is_open = True
             found = [self._device(index) for index in range(pynvml.nvmlDeviceGetCount())]
         except pynvml.NVMLError as error:
             raise WeightsError(
@@ -69,7 +71,8 @@ class NvmlInventory:
         return budget_beside_strangers(int(memory.total), int(memory.used), booked_bytes, self._reserve_bytes)
 
     def close(self) -> None:
-        pynvml.nvmlShutdown()
+        if self._is_open:
+            pynvml.nvmlShutdown()
 
     def _device(self, index: int) -> Device:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
