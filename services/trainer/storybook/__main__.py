@@ -84,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
         help="the greater, the more faint noise counts, and with it fine detail (%(default)s)",
     )
     command.add_argument("--seed", type=int, default=options.seed, help="(%(default)s)")
+    command.add_argument(
+        "--bf16",
+        action="store_true",
+        help="compute in bfloat16: half the time if lscpu names avx512_bf16 or amx_bf16, else many times as much",
+    )
     command.add_argument("--workers", type=int, default=1, help="processes that share each batch (%(default)s)")
 
     command = commands.add_parser("pack", help="write the archive that a training on a lent GPU needs")
@@ -161,6 +166,7 @@ def _run(args: argparse.Namespace) -> None:
             decay_steps=args.decay_steps,
             subject_weight=args.subject_weight,
             min_snr_gamma=args.min_snr_gamma,
+            bf16=args.bf16,
             seed=args.seed,
         )
         train_text_to_image.prepare(args.work_dir, SIZE_PX)

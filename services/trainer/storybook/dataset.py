@@ -17,7 +17,7 @@ SHARD_SCENES = 500
 PATCH_PX = 8
 """Side of what one cell of a latent stands for."""
 
-EDITION = "3"
+EDITION = "4"
 """Changes whenever the same seed would give another scene, so that captions are never put to pictures of another."""
 
 

@@ -20,6 +20,8 @@ from services.trainer.storybook.styles import STYLES, Style
 
 # Difference of brightness from which on a thing counts as seen before its ground, of 255.
 _SEEN = 6
+TALLEST = 0.8
+"""Height above which nothing is drawn, as a fraction of the picture: heads and roofs stay inside."""
 OVERLAPPING = ("on", "under", "in front of", "window")
 """Relations in which one thing is drawn over or close to another; the others only put them side by side."""
 
@@ -105,20 +107,24 @@ class Composer:
         """Return (sprite, x, foot, height, shadow) from back to front, in fractions of the picture."""
         subjects, place = description.subjects, PLACES[description.place]
         total = sum(subject.count for subject in subjects)
-        shrink = {1: 1.22, 2: 1.0}.get(total, 0.82)
+        scale = {1: 1.4, 2: 1.05}.get(total, 0.85)
         links = {relation.first: relation for relation in description.relations}
         carriers = {r.second for r in description.relations if r.word == "on" or _is_table_above(r, subjects)}
+        backs = {r.second for r in description.relations if r.word in ("under", "in front of")} - carriers
         slots = _slots(subjects, links, rng)
         crowd = Counter((relation.word, relation.second) for relation in description.relations)
         boxes: dict[int, tuple[float, float, float]] = {}
         items = []
         for index, subject in sorted(enumerate(subjects), key=lambda pair: pair[0] in links):
             relation, concept = links.get(index), subject.concept
-            height = concept.height * shrink * rng.uniform(0.92, 1.08) * (0.62 if subject.pose == "sitting" else 1.0)
-            x, foot = slots[index], _foot(concept, place, rng)
+            height = concept.height * scale * rng.uniform(0.92, 1.08) * (0.62 if subject.pose == "sitting" else 1.0)
+            height = min(height, TALLEST)
+            x, foot = slots[index], max(_foot(concept, place, height, rng), height + 0.02)
             behind = 0
             if index in carriers:
                 height, foot, behind = concept.height * 1.3, rng.uniform(0.90, 0.95), 1
+            elif index in backs:
+                height = min(height * 1.3, TALLEST)
             if relation is not None and relation.word == "window":
                 x, behind = WINDOW_X + rng.uniform(-0.06, 0.06), 1
             elif relation is not None and relation.second is not None:
@@ -133,7 +139,7 @@ class Composer:
                     if concept.kind == "person":
                         x, foot = other_x + rng.uniform(-0.04, 0.04), foot + 0.07
                     else:
-                        height = min(height, 0.24 if concept.kind in ("food", "object") else 0.30)
+                        height = min(height, 0.32)
                 elif relation.word == "under" and subjects[relation.second].concept.kind == "furniture":
                     x, foot = other_x + rng.uniform(-0.05, 0.05), other_foot + 0.01
                     height = min(height, other_height * 0.72)
@@ -172,9 +178,9 @@ def _slots(subjects: tuple[Subject, ...], links: dict[int, Relation], rng: rando
     return {i: slots.get(i, 0.5) for i in range(len(subjects))}
 
 
-def _foot(concept: Concept, place: places.Place, rng: random.Random) -> float:
+def _foot(concept: Concept, place: places.Place, height: float, rng: random.Random) -> float:
     if concept.kind == "sky":
-        return rng.uniform(0.26, 0.42)
+        return height + rng.uniform(0.03, 0.14)
     if concept.kind == "float-space" or place.name in ("space", "nightsky"):
         return rng.uniform(0.62, 0.80)
     if place.name == "underwater":

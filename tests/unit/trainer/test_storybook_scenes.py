@@ -66,6 +66,18 @@ def test_the_cover_is_where_things_stand_whatever_the_weather(all_concepts: dict
     assert 0.02 < (cover > 0).mean() < 0.5
 
 
+@pytest.mark.parametrize("name", ["bird", "helicopter", "rainbow", "rocket", "lighthouse", "castle"])
+def test_what_flies_or_is_tall_is_whole(name: str, all_concepts: dict[str, Concept]) -> None:
+    composer = Composer(FlatCutouts(), all_concepts, 64)
+    place = sorted(all_concepts[name].places)[0]
+    scene = Description(place, "day" if "day" in places.PLACES[place].times else "night", "clear", "flat")
+    scene = replace(scene, subjects=(Subject(all_concepts[name], None),))
+    for seed in range(8):
+        cover = _array(composer.draw(scene, seed).cover)
+        assert cover.any()
+        assert not cover[0].any()
+
+
 def test_a_folder_keeps_to_the_things_it_was_begun_with(
     all_concepts: dict[str, Concept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

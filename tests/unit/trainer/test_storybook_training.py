@@ -39,10 +39,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
     return model.train_tokenizer(WORDS, tmp_path_factory.mktemp("tokenizer"))
 
 
-def _trainer(tokenizer: CLIPTokenizer, steps: int = 40) -> Trainer:
+def _trainer(tokenizer: CLIPTokenizer, steps: int = 40, *, bf16: bool = False) -> Trainer:
     torch.manual_seed(0)
     pictures = torch.randn(4, 4, 1, 1).expand(4, 4, 8, 8).contiguous()
-    options = TrainOptions(steps=steps, batch=4, learning_rate=2e-3, warmup_steps=5, decay_steps=10)
+    options = TrainOptions(steps=steps, batch=4, learning_rate=2e-3, warmup_steps=5, decay_steps=10, bf16=bf16)
     return Trainer(tokenizer, SIZE, pictures, np.arange(4), Book(), options)
 
 
@@ -50,6 +50,14 @@ def test_loss_falls(tokenizer: CLIPTokenizer) -> None:
     trainer = _trainer(tokenizer)
     losses = [trainer.advance() for _ in range(40)]
     assert np.mean(losses[-8:]) < 0.75 * np.mean(losses[:4])
+
+
+def test_half_precision_learns_as_much_and_keeps_whole_weights(tokenizer: CLIPTokenizer) -> None:
+    whole, half = _trainer(tokenizer), _trainer(tokenizer, bf16=True)
+    losses = [(whole.advance(), half.advance()) for _ in range(10)]
+    assert all(there == pytest.approx(here, rel=0.03) for here, there in losses)
+    assert losses[-1][0] != losses[-1][1]
+    assert {parameter.dtype for parameter in half.both.parameters()} == {torch.float32}
 
 
 def test_resumed_run_is_the_same_run(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
