@@ -10,6 +10,7 @@ once: the service is told, not asked, and if it has just asked for the memory, i
 
 import contextlib
 import itertools
+import os
 import threading
 import time
 import uuid
@@ -31,6 +32,8 @@ _LOOK_S = 0.25
 _CLOSE_S = 30.0
 _RETRY_S = 1.0
 _MOVERS = 4
+# The residency service counts GPUs by PCI address, as NVML does; so shall CUDA, which reads this when it starts.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 @dataclass

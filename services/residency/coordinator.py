@@ -50,7 +50,8 @@ class Coordinator:
         Raises:
             WeightsError: none is declared and there is no GPU.
         """
-        self._inventory = open_inventory(self._settings.devices, int(self._settings.reserve_bytes))
+        settings = self._settings
+        self._inventory = open_inventory(settings.devices, int(settings.reserve_bytes), settings.cuda_visible_devices)
         devices = self._inventory.devices()
         self._ledger = Ledger(devices, self._clock, self._settings.rules, self._settings.pinned)
         for device in devices:

@@ -25,6 +25,10 @@ class ResidencySettings(ServiceSettings):
         description='Declared devices and their budgets, for example {"host:0": "2GiB"}: memory of this machine in '
         "place of a GPU's. Empty for the GPUs that NVML finds.",
     )
+    # CUDA's own variable, so it has no prefix and is not among those that are listed.
+    cuda_visible_devices: str | None = Field(
+        None, validation_alias="cuda_visible_devices", exclude=True, description="GPUs that CUDA sees; None for all."
+    )
     reserve_bytes: ByteSize = Field(
         ByteSize(1 << 30),
         description="Memory of each GPU left to CUDA contexts and to what small models use; bytes or a size like 1GiB.",

@@ -54,7 +54,7 @@ class OnCard(Noted):
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     card = Card()
-    monkeypatch.setattr(coordinator, "open_inventory", lambda declared, reserve: card)
+    monkeypatch.setattr(coordinator, "open_inventory", lambda *settings: card)
     monkeypatch.setattr(coordinator, "_LOOK_S", 0.0)
     return card
 
