@@ -1,12 +1,15 @@
 """Settings of the residency service."""
 
-from pydantic import ByteSize, Field
+import re
+
+from pydantic import ByteSize, Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from narrative.settings import ServiceSettings
 from services.residency.state import Rules
 
 _DAYS_S = 86_400.0
+_DEVICE = re.compile(r"(host|cuda):\d+")
 
 
 class ResidencySettings(ServiceSettings):
@@ -48,6 +51,34 @@ class ResidencySettings(ServiceSettings):
     min_resident_s: float = Field(1.0, ge=0, description="Seconds that a model stays at least once it has come.")
     offload_timeout_s: float = Field(30.0, gt=0, description="Seconds after which an offload is not waited for.")
     priority_s: float = Field(10.0, ge=0, description="Head start in seconds that a point of priority is worth.")
+
+    @field_validator("devices")
+    @classmethod
+    def refuse_devices_that_no_model_can_use(cls, devices: dict[str, ByteSize]) -> dict[str, ByteSize]:
+        """Engines understand two kinds of names, and a lease on a device without memory would never come.
+
+        Raises:
+            ValueError: another name, or a budget of 0.
+        """
+        for name, budget in devices.items():
+            if not _DEVICE.fullmatch(name):
+                raise ValueError(f"{name!r} is no device; devices are named host:0, host:1 or cuda:0, cuda:1")
+            if budget <= 0:
+                raise ValueError(f"{name} has no room for any model; a budget is bytes or a size like 2GiB")
+        return devices
+
+    @field_validator("owner_timeout_s")
+    @classmethod
+    def refuse_to_bury_the_living(cls, timeout_s: float, info: ValidationInfo) -> float:
+        """An owner with nothing to say is heard every ``heartbeat_s``.
+
+        Raises:
+            ValueError: it would be disconnected before that.
+        """
+        heartbeat_s = info.data.get("heartbeat_s", 0.0)
+        if timeout_s <= heartbeat_s:
+            raise ValueError(f"{timeout_s:g} s is no longer than heartbeat_s ({heartbeat_s:g} s), as it has to be")
+        return timeout_s
 
     @property
     def rules(self) -> Rules:
