@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -53,7 +54,7 @@ class Coordinator:
         settings = self._settings
         self._inventory = open_inventory(settings.devices, int(settings.reserve_bytes), settings.cuda_visible_devices)
         devices = self._inventory.devices()
-        self._ledger = Ledger(devices, self._clock, self._settings.rules, self._settings.pinned)
+        self._ledger = Ledger(devices, self._clock, settings.rules, settings.pinned, uuid.uuid4().hex[:8])
         for device in devices:
             log.info("device", id=device.id, name=device.name, budget_bytes=device.budget_bytes)
 

@@ -42,10 +42,16 @@ class Ledger:
         devices: the devices of this machine.
         clock: seconds, never going back.
         pinned: names of models that stay once they are there.
+        run: tells the prefetches of this ledger from those of one before it, which owners may still claim.
     """
 
     def __init__(
-        self, devices: Iterable[Device], clock: Callable[[], float], rules: Rules, pinned: Iterable[str] = ()
+        self,
+        devices: Iterable[Device],
+        clock: Callable[[], float],
+        rules: Rules,
+        pinned: Iterable[str] = (),
+        run: str = "0",
     ) -> None:
         self._clock = clock
         self._rules = rules
@@ -55,6 +61,7 @@ class Ledger:
         self._waiting: dict[str, Request] = {}
         self._pinned = set(pinned)
         self._opens_s = clock() + rules.recovery_s
+        self._run = run
         self._prefetches = 0
 
     def attach(self, owner: str, name: str, claims: Sequence[Claim] = ()) -> list[Decision]:
@@ -155,7 +162,7 @@ class Ledger:
             is_wanted = found.key.model == model and not found.device and found.key not in asked
             if is_wanted and self._is_attached(found.key.owner):
                 self._prefetches += 1
-                lease_id = f"prefetch-{self._prefetches}"
+                lease_id = f"prefetch-{self._run}-{self._prefetches}"
                 self._waiting[lease_id] = Request(
                     lease_id, found.key, found.num_bytes, "", now_s, math.inf, now_s + wait_s, is_prefetch=True
                 )

@@ -2,10 +2,14 @@
 
 import pytest
 
+from services.residency.coordinator import Coordinator
 from services.residency.ledger import Ledger
+from services.residency.settings import ResidencySettings
 from services.residency.state import Claim, Decision, Device, Disconnect, Granted, Offload, Prefetch, Refused, Rules
 
 RULES = Rules(recovery_s=0.0, min_resident_s=0.0, patience_s=2.0, grace_s=2.0, owner_timeout_s=10.0, priority_s=10.0)
+
+DECLARED = {"devices": {"host:0": 100}, "recovery_s": 0.0}
 
 
 class Bench:
@@ -228,7 +232,7 @@ def test_a_prefetch_takes_free_room_or_that_of_models_unused_since(size: int):
     if size == 90:
         assert decisions == [Offload("a", "idle")]
         decisions = bench.ledger.offloaded("a", "idle")
-    assert decisions == [Prefetch("d", "prefetch-1", "sdxl", "host:0")]
+    assert decisions == [Prefetch("d", "prefetch-0-1", "sdxl", "host:0")]
 
 
 def test_a_prefetch_does_not_send_away_what_is_at_work():
@@ -241,3 +245,13 @@ def test_a_prefetch_does_not_send_away_what_is_at_work():
     assert bench.ledger.release("a", "1") == [], "the next batch may come any moment"
     assert bench.later(5) == []
     assert bench.ledger.snapshot().waiting == ()
+
+
+def test_prefetches_after_a_restart_are_told_from_those_that_owners_still_claim():
+    before, after = Coordinator(ResidencySettings(**DECLARED)), Coordinator(ResidencySettings(**DECLARED))
+    begun = []
+    for coordinator in (before, after):
+        coordinator.load()
+        coordinator.ledger.attach("a", "asr", [Claim("whisper", 60, "")])
+        begun += [one.lease_id for one in coordinator.ledger.prefetch("whisper", 5.0) if isinstance(one, Prefetch)]
+    assert len(set(begun)) == 2
