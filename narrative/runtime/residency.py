@@ -90,6 +90,8 @@ class ResidencyClient:
             with self._changed:
                 owned.device, owned.is_leaving = "", False
                 self._tell_offloaded(model)
+                # Said of what is away already, it is for good.
+                self._tell_offloaded(model)
 
     def start(self) -> None:
         """Connects, and keeps the connection until ``close``."""
@@ -168,6 +170,8 @@ class ResidencyClient:
             owned.leases.discard(lease_id)
             release = residency_pb2.Release(lease_id=lease_id, is_resident=bool(owned.device))
             self._stream.send(Request(release=release))
+            if owned.name not in self._owned and not owned.device:
+                self._tell_offloaded(owned.name)
             if owned.is_leaving and not owned.leases:
                 self._in_background(partial(self._offload, owned))
             self._changed.notify_all()
@@ -243,10 +247,16 @@ class ResidencyClient:
                         owned.is_leaving = True
                         self._in_background(partial(self._offload, owned))
                 case "load":
-                    if (owned := self._owned.get(message.load.model)) is not None:
-                        owned.leases.add(message.load.lease_id)
-                        owned.assigned = message.load.device
-                        self._in_background(partial(self._load_ahead, message.load.lease_id, owned))
+                    self._bring_in(message.load)
+
+    def _bring_in(self, load: residency_pb2.Load) -> None:
+        if (owned := self._owned.get(load.model)) is None:
+            self._stream.send(Request(release=residency_pb2.Release(lease_id=load.lease_id, is_resident=False)))
+            self._tell_offloaded(load.model)
+            return
+        owned.leases.add(load.lease_id)
+        owned.assigned = load.device
+        self._in_background(partial(self._load_ahead, load.lease_id, owned))
 
     def _begin(self, granted: residency_pb2.Granted) -> None:
         if (asked := self._asked.pop(granted.lease_id, None)) is not None and asked.model in self._owned:

@@ -144,11 +144,14 @@ class Ledger:
         return self._decide()
 
     def offloaded(self, owner: str, model: str) -> list[Decision]:
-        """The owner says that an idle model has left, asked or of its own accord."""
+        """The owner says that an idle model has left; said of one that is away already, it has left for good."""
         self.seen(owner)
-        found = self._models.get(ModelKey(owner, model))
-        if found is not None and not found.leases:
+        key = ModelKey(owner, model)
+        found = self._models.get(key)
+        if found is not None and found.device and not found.leases:
             found.device, found.leaving_since_s = "", None
+        elif found is not None and not found.leases:
+            self._forget_model(key)
         return self._decide()
 
     def prefetch(self, model: str, wait_s: float) -> list[Decision]:
@@ -218,6 +221,14 @@ class Ledger:
     def _withdraw(self, owner: str) -> None:
         for request in [one for one in self._waiting.values() if one.key.owner == owner]:
             del self._waiting[request.lease_id]
+
+    def _forget_model(self, key: ModelKey) -> None:
+        """Ends with the prefetches of it; where its owner waits for a lease on it, it is wanted after all."""
+        waiting = [request for request in self._waiting.values() if request.key == key]
+        if all(request.is_prefetch for request in waiting):
+            for request in waiting:
+                del self._waiting[request.lease_id]
+            del self._models[key]
 
     def _forget(self, owner: str) -> None:
         self._withdraw(owner)

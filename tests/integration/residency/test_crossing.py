@@ -19,6 +19,7 @@ class Script(residency_pb2_grpc.ResidencyServiceServicer):
     def __init__(self) -> None:
         self.heard: list[str] = []
         self.lease_ids: list[str] = []
+        self.stayed: list[bool] = []
         self.changed = asyncio.Condition()
         self.answers: asyncio.Queue[residency_pb2.AttachResponse | None] = asyncio.Queue()
 
@@ -41,6 +42,8 @@ class Script(residency_pb2_grpc.ResidencyServiceServicer):
                 self.heard.append(str(message.WhichOneof("payload")))
                 if message.HasField("acquire"):
                     self.lease_ids.append(message.acquire.lease_id)
+                if message.HasField("release"):
+                    self.stayed.append(message.release.is_resident)
                 self.changed.notify_all()
         self.answers.put_nowait(None)
 
@@ -55,7 +58,10 @@ class Script(residency_pb2_grpc.ResidencyServiceServicer):
     def ask_for_memory(self) -> None:
         self.answers.put_nowait(residency_pb2.AttachResponse(offload=residency_pb2.Offload(model="sdxl")))
         # Answered with a release, by which one knows that what came before has been received.
-        load = residency_pb2.Load(lease_id="prefetch-1", model="whisper", device="host:0")
+        self.bring_in("whisper")
+
+    def bring_in(self, model: str) -> None:
+        load = residency_pb2.Load(lease_id="prefetch-1", model=model, device="host:0")
         self.answers.put_nowait(residency_pb2.AttachResponse(load=load))
 
 
@@ -100,4 +106,17 @@ async def test_work_that_has_begun_is_not_disturbed_and_none_begins_after_it(scr
     script.grant()
     assert await later == "host:0"
     assert sdxl.moves == ["to host:0", "away", "to host:0"]
+    await asyncio.to_thread(client.close)
+
+
+async def test_a_model_that_was_removed_just_now_is_not_brought_in_and_its_bytes_are_free(script: Script) -> None:
+    client = ResidencyClient(script.target, "diffusion", 10)
+    client.add("sdxl", 70, Noted())
+    client.start()
+    await script.until("hello")
+    await asyncio.to_thread(client.remove, "sdxl")
+    await script.until("hello", "offloaded", "offloaded")
+    script.bring_in("sdxl")
+    await script.until("hello", "offloaded", "offloaded", "release", "offloaded")
+    assert script.stayed == [False]
     await asyncio.to_thread(client.close)

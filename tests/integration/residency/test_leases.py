@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from narrative.errors import Cancelled, InvalidParameter, OutOfMemory, ResourceExhausted
+from narrative.errors import Cancelled, InvalidParameter, ModelNotFound, OutOfMemory, ResourceExhausted
 from narrative.runtime.channel import open_channel, rpc_errors
 from narrative.v1 import residency_pb2, residency_pb2_grpc
 from tests.integration.residency.residency_node import Device, Holding, Node, Noted, Weighed, hold, start_victim
@@ -161,6 +161,29 @@ async def test_the_next_model_is_brought_in_while_the_first_works(node: Node) ->
     await node.until(lambda state: [model.device for model in state.models if model.model == "sdxl"] == ["host:0"])
     await node.until(lambda state: [model.leases for model in state.models if model.model == "sdxl"] == [0])
     assert sdxl.moves == ["to host:0"]
+    holding.enough.set()
+    await worker
+
+
+async def test_a_removed_model_is_in_no_book_and_who_waits_for_it_is_told(node: Node) -> None:
+    whisper, sdxl = Noted(), Noted()
+    asr = node.owner("asr", whisper=(60, whisper))
+    diffusion = node.owner("diffusion", sdxl=(70, sdxl))
+    await asyncio.to_thread(hold, diffusion, "sdxl")
+    await asyncio.to_thread(diffusion.remove, "sdxl")
+    assert sdxl.moves == ["to host:0", "away"]
+    await node.until(lambda state: [model.model for model in state.models] == ["whisper"])
+
+    diffusion.add("sdxl", 70, sdxl)
+    holding = Holding(asr, "whisper")
+    worker = asyncio.create_task(asyncio.to_thread(holding.run))
+    await asyncio.to_thread(holding.held.wait, 10)
+    waiting = asyncio.create_task(asyncio.to_thread(hold, diffusion, "sdxl"))
+    await node.until(lambda state: len(state.waiting) == 1)
+    await asyncio.to_thread(diffusion.remove, "sdxl")
+    with pytest.raises(ModelNotFound):
+        await waiting
+    await node.until(lambda state: [model.model for model in state.models] == ["whisper"])
     holding.enough.set()
     await worker
 

@@ -9,8 +9,6 @@ from services.residency.state import Claim, Decision, Device, Disconnect, Grante
 
 RULES = Rules(recovery_s=0.0, min_resident_s=0.0, patience_s=2.0, grace_s=2.0, owner_timeout_s=10.0, priority_s=10.0)
 
-DECLARED = {"devices": {"host:0": 100}, "recovery_s": 0.0}
-
 
 class Bench:
     """A ledger, its clock, and shorthand for what owners do."""
@@ -248,10 +246,33 @@ def test_a_prefetch_does_not_send_away_what_is_at_work():
 
 
 def test_prefetches_after_a_restart_are_told_from_those_that_owners_still_claim():
-    before, after = Coordinator(ResidencySettings(**DECLARED)), Coordinator(ResidencySettings(**DECLARED))
+    settings = ResidencySettings(devices={"host:0": 100}, recovery_s=0.0)
     begun = []
-    for coordinator in (before, after):
+    for coordinator in (Coordinator(settings), Coordinator(settings)):
         coordinator.load()
         coordinator.ledger.attach("a", "asr", [Claim("whisper", 60, "")])
         begun += [one.lease_id for one in coordinator.ledger.prefetch("whisper", 5.0) if isinstance(one, Prefetch)]
     assert len(set(begun)) == 2
+
+
+def test_a_model_that_has_left_for_good_is_in_no_book_and_not_brought_in():
+    bench = Bench(100)
+    bench.acquire("a", "whisper", 60, "1")
+    bench.acquire("d", "sdxl", 60, "2")
+    bench.ledger.release("a", "1")
+    assert leases(bench.ledger.offloaded("a", "whisper")) == ["2"]
+    assert bench.ledger.prefetch("whisper", wait_s=5.0) == []
+    bench.ledger.offloaded("a", "whisper")
+    snapshot = bench.ledger.snapshot()
+    assert ([model.key.model for model in snapshot.models], snapshot.waiting) == (["sdxl"], ())
+    bench.ledger.release("d", "2", is_resident=False)
+    assert bench.ledger.prefetch("whisper", wait_s=5.0) == []
+
+
+def test_a_model_that_is_waited_for_again_stays_in_the_books():
+    bench = Bench(100)
+    bench.acquire("d", "sdxl", 60, "1")
+    bench.acquire("a", "whisper", 60, "2")
+    bench.ledger.offloaded("a", "whisper")
+    bench.ledger.release("d", "1")
+    assert leases(bench.ledger.offloaded("d", "sdxl")) == ["2"]
