@@ -88,7 +88,8 @@ class NvmlInventory:
     def _device(self, name: str) -> Device:
         handle = self._handles[name]
         total = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-        return Device(name, str(pynvml.nvmlDeviceGetName(handle)), total, self.budget_bytes(name, 0))
+        product = str(pynvml.nvmlDeviceGetName(handle))
+        return Device(name, product, total, self.budget_bytes(name, 0), self._reserve_bytes)
 
 
 def visible_indices(uuids: Sequence[str], visible: str | None) -> list[int]:

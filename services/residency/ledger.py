@@ -11,8 +11,9 @@ Invariants, tested in ``tests/unit/residency/test_ledger_machine.py``:
 3. No lost lease: a granted lease ends by release, by its owner's attaching again without it, or with its owner, and
    by nothing else.
 4. Every request ends, by a lease or a refusal, at its deadline at the latest: nobody waits for ever.
-5. No starvation: a request older than ``patience_s`` keeps later ones off the device it waits for, so it is served as
-   soon as the leases there have ended. Order is arrival, less a head start in seconds for each point of priority.
+5. No starvation: a request older than ``patience_s`` keeps later ones off the device it waits for, unless a stranger
+   has so much of it that the model does not fit; so it is served as soon as the leases there have ended. Order is
+   arrival, less a head start in seconds for each point of priority.
 """
 
 import copy

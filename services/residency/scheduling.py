@@ -1,5 +1,6 @@
 """One pass over those who wait: who gets a lease now, and which idle models leave to make room."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -81,6 +82,8 @@ class Scheduler:
                 del waiting[request.lease_id]
                 self._refuse(request, "expired")
             elif choice is None:
+                if self.is_open and self._must_move(request) and self._may_leave(model):
+                    self._send_away((model,))
                 self._hold_back_others(request)
             else:
                 self._send_away(choice.victims)
@@ -101,18 +104,37 @@ class Scheduler:
             self._decisions.append(Refused(owner, request.lease_id, model, reason, max(0, missing)))
 
     def _missing_bytes(self, request: Request) -> int:
-        """By how much the model is too large for every device it may go to, however long it waits."""
-        return min(request.num_bytes - self._most(device, request.key) for device in self._candidates(request))
+        """By how much the model is too large for every device it may go to, however long it waits.
 
-    def _most(self, device: str, key: ModelKey) -> int:
-        pinned = sum(model.num_bytes for model in self._on(device) if self.is_pinned(model) and model.key != key)
-        return self.devices[device].budget_bytes - pinned
+        What a stranger has of a device counts as the device's: strangers leave.
+        """
+        shortest = math.inf
+        for device in {*self._candidates(request), *self._places(request)}:
+            most = self.devices[device].total_bytes - self.devices[device].reserve_bytes
+            shortest = min(shortest, request.num_bytes + self._pinned_bytes(device, request.key) - most)
+        return int(shortest)
+
+    def _fits(self, device: str, request: Request) -> bool:
+        """Whether the device would hold the model as it is now, if all that may leave had left."""
+        budget = self.devices[device].budget_bytes
+        return request.num_bytes + self._pinned_bytes(device, request.key) <= budget
+
+    def _pinned_bytes(self, device: str, besides: ModelKey) -> int:
+        return sum(model.num_bytes for model in self._on(device) if self.is_pinned(model) and model.key != besides)
 
     def _candidates(self, request: Request) -> list[str]:
         there = self.models[request.key].device
-        if there in self.devices:
-            return [there]
+        return [there] if there in self.devices else self._places(request)
+
+    def _places(self, request: Request) -> list[str]:
         return [request.device] if request.device else list(self.devices)
+
+    def _must_move(self, request: Request) -> bool:
+        """Whether the model needs more than its device can give it now, and another device could."""
+        model = self.models[request.key]
+        if not model.device or model.num_bytes >= request.num_bytes or self._fits(model.device, request):
+            return False
+        return any(self._fits(device, request) for device in self._places(request))
 
     def _choose(self, request: Request) -> _Choice | None:
         """Where the model is; else where most is free; else where those that leave were used longest ago."""
@@ -204,7 +226,7 @@ class Scheduler:
         fitting = [
             device
             for device in self._candidates(request)
-            if device not in self._blocked and self._most(device, request.key) >= request.num_bytes
+            if device not in self._blocked and (self._fits(device, request) or self._must_move(request))
         ]
         if fitting:
             self._blocked.add(min(fitting, key=self._in_use_bytes))

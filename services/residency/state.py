@@ -101,12 +101,18 @@ Decision = Granted | Refused | Offload | Prefetch | Disconnect
 
 @dataclass
 class Device:
-    """One device; ``budget_bytes`` is what the models may fill of ``total_bytes``."""
+    """One device.
+
+    Attributes:
+        budget_bytes: what models may fill now.
+        reserve_bytes: what they may never fill.
+    """
 
     id: str
     name: str
     total_bytes: int
     budget_bytes: int
+    reserve_bytes: int = 0
 
 
 @dataclass

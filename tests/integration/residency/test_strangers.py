@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from narrative.errors import OutOfMemory
+from narrative.errors import OutOfMemory, ResourceExhausted
 from services.residency import coordinator
 from services.residency.inventory import budget_beside_strangers
 from services.residency.settings import ResidencySettings
@@ -25,7 +25,7 @@ class Card:
         self.stranger_bytes = 0
 
     def devices(self) -> list[Device]:
-        return [Device("cuda:0", "a card", TOTAL, self.budget_bytes("cuda:0", 0))]
+        return [Device("cuda:0", "a card", TOTAL, self.budget_bytes("cuda:0", 0), RESERVE)]
 
     def budget_bytes(self, device: str, booked_bytes: int) -> int:
         used = self.stranger_bytes + sum(self.models.values())
@@ -81,11 +81,23 @@ async def test_idle_models_leave_for_a_stranger_and_come_back_when_it_has_gone(n
 
     card.stranger_bytes = 70
     await node.until(lambda state: state.devices[0].booked_bytes == 0)
-    with pytest.raises(OutOfMemory, match="lacks 20 bytes"):
-        await asyncio.to_thread(hold, owner, "sdxl")
+    waiting = asyncio.create_task(asyncio.to_thread(hold, owner, "sdxl"))
+    await node.until(lambda state: [one.model for one in state.waiting] == ["sdxl"])
     assert await asyncio.to_thread(hold, owner, "whisper") == "cuda:0"
 
     card.stranger_bytes = 0
     await node.until(lambda state: state.devices[0].budget_bytes == 100)
-    assert await asyncio.to_thread(hold, owner, "sdxl") == "cuda:0"
+    assert await waiting == "cuda:0"
     assert sum(card.models.values()) == 90
+
+
+async def test_a_stranger_that_stays_is_waited_for_until_the_deadline(node: Node, card: Card) -> None:
+    sdxl = OnCard(card, "sdxl", 60)
+    short = node.owner("short", wait_s=0.3, sdxl=(60, sdxl))
+    card.stranger_bytes = 70
+    await node.until(lambda state: state.devices[0].budget_bytes == 40)
+    with pytest.raises(ResourceExhausted, match="no memory within") as caught:
+        await asyncio.to_thread(hold, short, "sdxl")
+    assert caught.value.retry_after_s == 5.0
+    with pytest.raises(OutOfMemory, match="lacks 1 bytes"):
+        await asyncio.to_thread(hold, node.owner("large", flux=(101, sdxl)), "flux")

@@ -67,9 +67,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
 def test_the_gpus_of_nvml_are_named_as_torch_names_them(used: dict[int, int]):
     inventory = NvmlInventory(reserve_bytes=1 * GIB)
     assert inventory.devices() == [
-        Device("cuda:0", "card 0", 24 * GIB, 23 * GIB),
-        Device("cuda:1", "card 1", 24 * GIB, 15 * GIB),
-        Device("cuda:2", "card 2", 24 * GIB, 22 * GIB),
+        Device("cuda:0", "card 0", 24 * GIB, 23 * GIB, 1 * GIB),
+        Device("cuda:1", "card 1", 24 * GIB, 15 * GIB, 1 * GIB),
+        Device("cuda:2", "card 2", 24 * GIB, 22 * GIB, 1 * GIB),
     ]
     used[0] += 6 * GIB
     assert inventory.budget_bytes("cuda:0", booked_bytes=6 * GIB) == 23 * GIB

@@ -276,3 +276,61 @@ def test_a_model_that_is_waited_for_again_stays_in_the_books():
     bench.ledger.offloaded("a", "whisper")
     bench.ledger.release("d", "1")
     assert leases(bench.ledger.offloaded("d", "sdxl")) == ["2"]
+
+
+def test_what_does_not_fit_beside_a_stranger_waits_for_it_to_leave():
+    bench = Bench(100)
+    bench.acquire("a", "whisper", 60, "1")
+    bench.acquire("d", "sdxl", 70, "2")
+    assert bench.ledger.set_budget("host:0", 60) == []
+    bench.ledger.release("a", "1", is_resident=False)
+    assert leases(bench.later(50)) == []
+    assert leases(bench.acquire("a", "whisper", 60, "3")) == ["3"], "what fits is not held back meanwhile"
+    bench.ledger.release("a", "3", is_resident=False)
+    assert leases(bench.ledger.set_budget("host:0", 100)) == ["2"]
+
+
+def test_a_stranger_that_stays_ends_the_wait_at_its_deadline():
+    bench = Bench(100)
+    bench.ledger.set_budget("host:0", 60)
+    assert bench.acquire("d", "sdxl", 70, "1") == []
+    assert bench.later(61) == [Refused("d", "1", "sdxl", "expired")]
+    assert bench.acquire("d", "huge", 101, "2") == [Refused("d", "2", "huge", "too-large", 1)]
+
+
+def test_the_reserve_of_a_device_is_for_no_model():
+    devices = [Device("cuda:0", "", total_bytes=110, budget_bytes=40, reserve_bytes=10)]
+    ledger = Ledger(devices, lambda: 100.0, RULES)
+    ledger.attach("d", "diffusion")
+    assert ledger.acquire("d", "1", "sdxl", 105, wait_s=60) == [Refused("d", "1", "sdxl", "too-large", 5)]
+    assert ledger.acquire("d", "2", "sdxl", 100, wait_s=60) == []
+
+
+def test_a_model_on_a_device_that_a_stranger_fills_goes_to_another():
+    bench = Bench(100, 80, rules=Rules(recovery_s=0, min_resident_s=1.0))
+    bench.acquire("a", "whisper", 60, "1")
+    bench.ledger.release("a", "1")
+    assert bench.ledger.set_budget("host:0", 50) == [], "it came just now"
+    assert leases(bench.acquire("a", "whisper", 60, "2")) == ["2"], "what is there is there"
+    bench.ledger.release("a", "2")
+    assert bench.later(1.1) == [Offload("a", "whisper")]
+    assert bench.acquire("a", "whisper", 60, "3") == []
+    (granted,) = bench.ledger.offloaded("a", "whisper")
+    assert granted == Granted("a", "3", "whisper", "host:1", is_resident=False, waited_s=0.0)
+
+
+def test_a_model_that_grows_beyond_its_device_goes_to_another_and_is_not_overtaken_for_ever():
+    bench = Bench(100, 80)
+    bench.acquire("a", "whisper", 40, "1")
+    bench.ledger.set_budget("host:0", 60)
+    assert bench.acquire("a", "whisper", 70, "2") == []
+    assert leases(bench.acquire("a", "whisper", 40, "3")) == ["3"]
+    bench.later(2.5)
+    assert bench.acquire("a", "whisper", 40, "4") == []
+    bench.ledger.release("a", "1")
+    assert bench.ledger.release("a", "3") == [Offload("a", "whisper")]
+    granted = bench.ledger.offloaded("a", "whisper")
+    assert [(one.lease_id, one.device) for one in granted if isinstance(one, Granted)] == [
+        ("2", "host:1"),
+        ("4", "host:1"),
+    ]
