@@ -24,9 +24,10 @@ _KEY = "packed"
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a tensor lies in the buffer; its strides are kept, because the memory format is part of the model."""
+    """Where a tensor lies in the buffer; dtype and strides are those that it had when it was packed, and gets again."""
 
     tensor: torch.Tensor
+    dtype: torch.dtype
     offset: int
     size: torch.Size
     stride: tuple[int, ...]
@@ -34,12 +35,12 @@ class _Slot:
 
     def view_in(self, buffer: torch.Tensor) -> torch.Tensor:
         """Its part of a buffer, as the tensor sees it."""
-        flat = buffer[self.offset : self.offset + self.num_bytes].view(self.tensor.dtype)
+        flat = buffer[self.offset : self.offset + self.num_bytes].view(self.dtype)
         return flat.as_strided(self.size, self.stride)
 
     def empty(self) -> None:
         """Lets go of the tensor's elements."""
-        self.tensor.data = torch.empty(0, dtype=self.tensor.dtype)
+        self.tensor.data = torch.empty(0, dtype=self.dtype)
 
 
 class PackedWeights:
@@ -124,7 +125,7 @@ class PackedWeights:
             # What a copy would be: no gaps, and the strides of the original where those had none either.
             copy = torch.empty_like(tensor, device="meta", memory_format=torch.preserve_format)
             num_bytes = copy.numel() * copy.element_size()
-            slots.append(_Slot(tensor, offset, copy.size(), copy.stride(), num_bytes))
+            slots.append(_Slot(tensor, tensor.dtype, offset, copy.size(), copy.stride(), num_bytes))
             offset += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
         host = _host_buffer(offset, pinned=torch.cuda.is_available() and self._file is None)
         for slot in slots:

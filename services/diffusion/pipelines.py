@@ -1,8 +1,9 @@
 """One diffusers pipeline: loading it, and drawing a batch with it."""
 
+import contextlib
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
@@ -121,7 +122,7 @@ class LoadedModel:
         settings = pictures[0].settings
         self._set_scheduler(settings.scheduler, settings.num_steps)
         self._splitter.start(len(pictures), batch.wanted)
-        with torch.inference_mode():
+        with _unchanged(self._pipeline.vae), torch.inference_mode():
             images: list[PIL.Image.Image] = self._pipeline(
                 **encode(self._pipeline, self.card.family, pictures, self._texts, self._adapters.text_state),
                 **self._guidance(pictures[0]),
@@ -250,6 +251,20 @@ def quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def _unchanged(module: torch.nn.Module) -> Iterator[None]:
+    """Gives a module its own weights back, without needing memory for it.
+
+    Diffusers converts an autoencoder in float16 for decoding, and back; an error in between would leave it converted.
+    """
+    own = [(parameter, parameter.data) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, data in own:
+            parameter.data = data
 
 
 def _step_reporter(batch: Batch, num_steps: int) -> StepReporter:

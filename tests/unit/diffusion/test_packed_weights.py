@@ -49,6 +49,18 @@ def test_after_a_round_trip_every_bit_and_stride_is_as_it_was(host: str, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_was_converted_on_the_device_comes_back_as_it_was_packed():
+    model = nn.Conv2d(3, 8, 3).to(torch.float16)
+    before = model.weight.detach().clone()
+    weights = PackedWeights([model], "memory")
+    weights.load("host:0")
+    model.to(torch.float32)
+    weights.offload()
+    weights.load("host:0")
+    assert model.weight.dtype is torch.float16
+    assert torch.equal(model.weight, before)
+
+
 def test_an_away_model_cannot_be_used_by_mistake():
     model = Model()
     PackedWeights([model], "memory")
