@@ -28,7 +28,13 @@ class Drawn:
 
 
 class Batch(Protocol):
-    """What a drawer sees of the batch it draws."""
+    """What a drawer sees of the batch it draws.
+
+    Attributes:
+        abandoned: set once nobody waits for any of its pictures.
+    """
+
+    abandoned: threading.Event
 
     @property
     def pictures(self) -> Sequence[Picture]:
@@ -88,8 +94,15 @@ class Order:
 
 
 class _RunningBatch:
-    def __init__(self, jobs: Sequence[PictureJob]) -> None:
+    def __init__(self, jobs: Sequence[PictureJob] = ()) -> None:
         self._jobs = jobs
+        self.abandoned = threading.Event()
+        self.look()
+
+    def look(self) -> None:
+        """Notes whether it is abandoned by now."""
+        if all(job.order.cancelled.is_set() for job in self._jobs):
+            self.abandoned.set()
 
     @property
     def pictures(self) -> Sequence[Picture]:
@@ -139,6 +152,7 @@ class DrawingThread:
         self._changed = threading.Condition()
         self._closing = False
         self._running: list[PictureJob] = []
+        self._batch = _RunningBatch()
         # Starts at a guess and follows what was drawn, so that Retry-After means something.
         self._mean_picture_s = 1.0
         self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
@@ -187,6 +201,7 @@ class DrawingThread:
     def _forget(self, order: Order) -> None:
         with self._changed:
             self._planner.discard(order.jobs)
+            self._batch.look()
             self._report()
         order.finish(Cancelled("the request was cancelled"))
 
@@ -195,7 +210,7 @@ class DrawingThread:
             started_s = time.monotonic()
             BATCH_SIZE.labels(SERVICE).observe(len(jobs))
             try:
-                self._draw(_RunningBatch(jobs))
+                self._draw(self._batch)
                 error: Exception | None = None
             except Exception as raised:
                 if not isinstance(raised, NarrativeError):
@@ -214,6 +229,7 @@ class DrawingThread:
                 jobs, wait_s = self._planner.next_batch(time.monotonic())
                 if jobs:
                     self._running = jobs
+                    self._batch = _RunningBatch(jobs)
                     self._report()
                     return jobs
                 self._report()

@@ -112,7 +112,7 @@ class DiffusersEngine:
         if self._residency is None:
             model.draw(batch)
             return
-        with self._residency.lease(model.card.id):
+        with self._residency.lease(model.card.id, cancelled=batch.abandoned):
             model.draw(batch)
 
     def _add_published(self, card: ModelCard) -> LoadedModel:
