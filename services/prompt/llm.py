@@ -228,7 +228,14 @@ class _Named:
 
 def _leases(settings: PromptSettings) -> ServerLeases:
     return ServerLeases(
-        VllmServer(settings.llm_url, settings.llm_timeout_s, settings.startup_wait_s),
+        VllmServer(
+            settings.llm_url,
+            settings.llm_model,
+            settings.llm_api_key,
+            settings.llm_timeout_s,
+            level=settings.residency_sleep_level,
+            restart_wait_s=settings.startup_wait_s,
+        ),
         settings.llm_model,
         int(settings.residency_bytes),
         settings.residency_device,

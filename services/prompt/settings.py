@@ -55,6 +55,13 @@ class PromptSettings(ServiceSettings):
         "or a size like 8GiB. 0 leaves it awake.",
     )
     residency_device: str = Field("cuda:0", description="Device on which vLLM runs, as the residency service names it.")
+    residency_sleep_level: int = Field(
+        1,
+        ge=1,
+        le=2,
+        description="How deep vLLM sleeps: 1 keeps its weights in host memory; 2 drops them, and reads them from their "
+        "files when it wakes. LoRA adapters need 1.",
+    )
     residency_wait_s: float = Field(300.0, gt=0, description="Longest wait for that memory, in seconds.")
 
     languages: list[Language] = Field(default=["en"], min_length=1, description="Languages that the LLM reads.")

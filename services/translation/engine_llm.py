@@ -65,6 +65,7 @@ class LlmEngine:
 
         Raises:
             ServiceUnavailable: the server is to take turns, and does not fall asleep.
+            InvalidParameter: it serves adapters, which it would lose by sleeping that deep.
         """
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="translation-llm", daemon=True)
@@ -148,7 +149,14 @@ class LlmEngine:
 
 def _leases(settings: TranslationSettings) -> ServerLeases:
     return ServerLeases(
-        VllmServer(settings.llm_base_url, settings.llm_timeout_s, settings.llm_restart_wait_s),
+        VllmServer(
+            settings.llm_base_url,
+            settings.llm_model,
+            settings.llm_api_key,
+            settings.llm_timeout_s,
+            level=settings.llm_sleep_level,
+            restart_wait_s=settings.llm_restart_wait_s,
+        ),
         settings.llm_model,
         int(settings.llm_bytes),
         settings.llm_device,

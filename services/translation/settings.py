@@ -54,6 +54,13 @@ class TranslationSettings(TritonSettings):
         "server: where prompt takes turns with the same one, translate by another engine.",
     )
     llm_device: str = Field("cuda:0", description="Device on which that vLLM runs, as the residency service names it.")
+    llm_sleep_level: int = Field(
+        1,
+        ge=1,
+        le=2,
+        description="How deep that vLLM sleeps: 1 keeps its weights in host memory; 2 drops them, and reads them from "
+        "their files when it wakes. LoRA adapters need 1.",
+    )
     llm_restart_wait_s: float = Field(
         120.0, ge=0, description="Longest wait for the restart of that vLLM where it does not wake, in seconds."
     )

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from narrative.errors import ServiceUnavailable
+from narrative.errors import InvalidParameter, ServiceUnavailable, WeightsCorrupt
 from narrative.runtime.vllm import VllmServer
 from services.prompt.llm import OpenAiLlm
 from services.prompt.settings import PromptSettings
@@ -18,24 +18,44 @@ from services.translation.engine_llm import LlmEngine
 from services.translation.settings import TranslationSettings
 from tests.integration.residency.residency_node import Holding, Node, Noted, hold
 
+GOOD, DAMAGED = " five, six, seven, eight,", "!!!!!!!!"
+SLEEP, WAKE = "/sleep?level=1", "/wake_up"
+DROP, READ_ANEW = "/sleep?level=2", ["/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache"]
+
 
 class Vllm(ThreadingHTTPServer):
-    """Sleep level 1, wake_up and is_sleeping as vLLM has them in development mode."""
+    """Both levels of sleep, waking and reading weights anew, as vLLM has them in development mode.
+
+    Attributes:
+        says: what it completes the question with that it is asked to see whether its weights are whole.
+        loses: how often waking from level 1 damages its weights.
+        keeps_losing: its weights are damaged even where they were read anew.
+        adapters: LoRA adapters that it serves.
+    """
 
     asleep = False
     can_sleep = True
     can_wake = True
     content = "{}"
+    says = GOOD
+    loses = 0
+    keeps_losing = False
+    adapters: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.posts: list[str] = []
         self.answered_asleep = 0
+        self.is_whole = True
         self.wake_failed = threading.Event()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def restart(self) -> None:
+        """What a supervisor does: the weights are read, and it is awake."""
+        self.asleep, self.is_whole, self.can_wake = False, True, True
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,25 +65,44 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.answer(200, {"is_sleeping": self.server.asleep})
+        if self.path == "/v1/models":
+            assert self.headers["Authorization"] == "Bearer none"
+            adapters = [{"id": name, "parent": "m"} for name in self.server.adapters]
+            self.answer(200, {"data": [{"id": "m", "parent": None}, *adapters]})
+        else:
+            self.answer(200, {"is_sleeping": self.server.asleep})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        server, body = self.server, self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/v1/completions":
+            assert json.loads(body)["temperature"] == 0.0
+            server.answered_asleep += server.asleep
+            self.answer(200, {"choices": [{"text": server.says if server.is_whole else DAMAGED}]})
+            return
         if self.path == "/v1/chat/completions":
-            self.server.answered_asleep += self.server.asleep
-            message = {"role": "assistant", "content": self.server.content}
+            server.answered_asleep += server.asleep
+            message = {"role": "assistant", "content": server.content}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self.answer(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
             return
-        self.server.posts.append(self.path)
-        if self.path == "/wake_up" and not self.server.can_wake:
-            self.server.wake_failed.set()
+        server.posts.append(self.path)
+        if self.path == "/wake_up" and not server.can_wake:
+            server.wake_failed.set()
             self.answer(500, {})
             return
-        if not self.server.can_sleep:
+        if not server.can_sleep:
             self.answer(404, {})
             return
-        self.server.asleep = self.path.startswith("/sleep")
+        if self.path == "/collective_rpc":
+            assert json.loads(body) == {"method": "reload_weights"}
+            server.is_whole = not server.keeps_losing
+        elif self.path.startswith("/sleep"):
+            server.asleep = True
+            server.is_whole &= self.path == SLEEP
+        elif self.path != "/wake_up?tags=weights":
+            server.is_whole &= self.path != WAKE or not server.loses
+            server.loses -= self.path == WAKE and server.loses > 0
+            server.asleep = False
         self.answer(200, {})
 
     def answer(self, status: int, body: object) -> None:
@@ -102,7 +141,7 @@ async def test_the_llm_sleeps_while_others_work_and_wakes_for_a_call(node: Node,
             await asyncio.to_thread(hold, sdxl, "sdxl")
             assert vllm.asleep
         assert vllm.answered_asleep == 0
-        assert vllm.posts == ["/sleep?level=1"] + ["/wake_up", "/sleep?level=1"] * 2
+        assert vllm.posts == [SLEEP] + [WAKE, SLEEP] * 2
     finally:
         await asyncio.to_thread(llm.close)
 
@@ -159,7 +198,7 @@ async def test_a_call_is_served_by_a_server_that_did_not_wake_and_was_restarted(
         vllm.can_wake = False
         asking = asyncio.create_task(llm.ask([{"role": "user", "content": "x"}], {}))
         assert await asyncio.to_thread(vllm.wake_failed.wait, 10)
-        vllm.asleep, vllm.can_wake = False, True
+        vllm.restart()
 
         assert (await asking).text == "{}"
         assert vllm.answered_asleep == 0
@@ -171,14 +210,71 @@ async def test_a_call_is_served_by_a_server_that_did_not_wake_and_was_restarted(
         await asyncio.to_thread(llm.close)
 
 
+def server(vllm: Vllm, **options: float) -> VllmServer:
+    return VllmServer(vllm.url, "m", "", 5, **options)
+
+
 def test_a_server_that_neither_wakes_nor_comes_back_is_named(vllm: Vllm) -> None:
     vllm.asleep, vllm.can_wake = True, False
     with pytest.raises(ServiceUnavailable, match="refused /wake_up"):
-        VllmServer(vllm.url, 5, restart_wait_s=1).load("host:0")
+        server(vllm, restart_wait_s=1).load("host:0")
     assert len(vllm.posts) > 1
 
 
 def test_a_server_without_sleep_mode_is_named(vllm: Vllm) -> None:
     vllm.can_sleep = False
     with pytest.raises(ServiceUnavailable, match="--enable-sleep-mode"):
-        VllmServer(vllm.url, 5).offload()
+        server(vllm).offload()
+
+
+def test_weights_that_were_dropped_are_read_anew(vllm: Vllm) -> None:
+    movable = server(vllm, level=2)
+    for _ in range(2):
+        movable.offload()
+        assert vllm.asleep
+        movable.load("host:0")
+        assert not vllm.asleep
+        assert vllm.is_whole
+    assert vllm.posts == [DROP, *READ_ANEW] * 2
+
+
+def test_weights_that_came_back_damaged_are_read_anew(vllm: Vllm) -> None:
+    movable = server(vllm)
+    movable.offload()
+    vllm.loses = 1
+    movable.load("host:0")
+    assert vllm.is_whole
+    assert vllm.posts == [SLEEP, WAKE, DROP, *READ_ANEW]
+    movable.offload()
+    movable.load("host:0")
+    assert vllm.posts[6:] == [SLEEP, WAKE]
+
+
+@pytest.mark.parametrize("adapters", [(), ("storyteller",)])
+def test_weights_that_stay_damaged_are_named_and_the_memory_is_given_up(vllm: Vllm, adapters: tuple[str, ...]) -> None:
+    movable = server(vllm)
+    movable.offload()
+    vllm.loses, vllm.keeps_losing, vllm.adapters = 1, True, adapters
+    with pytest.raises(WeightsCorrupt, match=r"answers differently than before it slept.*; restart it"):
+        movable.load("host:0")
+    assert vllm.asleep
+    # With adapters, which would be lost, nothing is read anew.
+    assert vllm.posts == [SLEEP, WAKE, *([] if adapters else [DROP, *READ_ANEW]), SLEEP]
+
+
+def test_after_a_restart_another_model_may_answer(vllm: Vllm) -> None:
+    movable = server(vllm)
+    movable.offload()
+    vllm.restart()
+    vllm.says = " 5, 6, 7, 8,"
+    for _ in range(2):
+        movable.load("host:0")
+        movable.offload()
+    assert vllm.posts == [SLEEP, SLEEP, WAKE, SLEEP]
+
+
+def test_a_server_with_adapters_is_not_told_to_drop_them(vllm: Vllm) -> None:
+    vllm.adapters = ("storyteller",)
+    with pytest.raises(InvalidParameter, match="at level 2 it would lose its LoRA adapters storyteller"):
+        server(vllm, level=2).offload()
+    assert vllm.posts == []
