@@ -4,8 +4,6 @@ Such a server must be out of reach for strangers: whoever reaches the endpoints 
 """
 
 import contextlib
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -14,7 +12,6 @@ import structlog
 from narrative.errors import InvalidParameter, NarrativeError, ServiceUnavailable, WeightsCorrupt
 
 log = structlog.get_logger()
-_LOOK_S = 0.5
 # Levels of sleep: weights in host memory, adapters included; or dropped, to be read anew from their files.
 KEPT, DROPPED = 1, 2
 _QUESTION = {"prompt": "One, two, three, four,", "max_tokens": 8, "temperature": 0.0, "seed": 0}
@@ -25,37 +22,12 @@ def server_root(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-def wake(attempt: Callable[[], None], restart_wait_s: float) -> None:
-    """Has a server waked; where that fails, again and again, until whatever supervises it has restarted it.
-
-    Args:
-        attempt: wakes it, or finds it awake; raises ServiceUnavailable where that fails.
-        restart_wait_s: longest time in which to try again.
-
-    Raises:
-        ServiceUnavailable: that of the last attempt, or of the first that the server refused for what it is.
-    """
-    until_s = time.monotonic() + restart_wait_s
-    is_first = True
-    while True:
-        try:
-            attempt()
-            return
-        except ServiceUnavailable as error:
-            if time.monotonic() >= until_s or _is_refusal(error.__cause__):
-                raise
-            if is_first:
-                log.warning("waking failed; waiting for the server's restart", reason=str(error))
-            is_first = False
-        time.sleep(_LOOK_S)
-
-
 class VllmServer:
     """A ``Movable``: loading wakes the server, offloading puts it to sleep.
 
     It must have been started with ``--enable-sleep-mode`` and ``VLLM_SERVER_DEV_MODE=1``. Weights may come back damaged
-    without a word from it. So it is asked a question before it first sleeps and whenever it has woken; where the answers
-    differ, its weights are read anew.
+    without a word from it. So it is asked a question before it first sleeps and whenever it has woken; where it answers
+    otherwise, its weights are read anew.
 
     Args:
         url: base URL of its OpenAI-compatible API.
@@ -63,31 +35,35 @@ class VllmServer:
         api_key: bearer token; any word where it asks for none.
         timeout_s: longest that falling asleep, waking or an answer may take.
         level: how deep it sleeps, ``KEPT`` or ``DROPPED``.
-        restart_wait_s: longest wait for a server that does not wake, until whatever supervises it has restarted it, or
-            for its reading its weights.
+        read_s: longest that reading its weights may take.
     """
 
     def __init__(
-        self, url: str, model: str, api_key: str, timeout_s: float, *, level: int = KEPT, restart_wait_s: float = 0.0
+        self, url: str, model: str, api_key: str, timeout_s: float, *, level: int = KEPT, read_s: float = 0.0
     ) -> None:
         self._root = server_root(url)
         self._question = {"model": model, **_QUESTION}
         self._headers = {"Authorization": f"Bearer {api_key or 'none'}"}
         self._timeout_s = timeout_s
         self._level = level
-        self._restart_wait_s = restart_wait_s
-        self._read_s = max(timeout_s, restart_wait_s)
+        self._read_s = max(timeout_s, read_s)
         self._expected: str | None = None
         self._slept = 0
 
     def load(self, device: str) -> None:
-        """Wakes the server. One that has died meanwhile is waited for: it reads its weights anew, and is awake.
+        """Wakes the server; one that was restarted meanwhile is awake.
 
         Raises:
-            ServiceUnavailable: it does not wake, nor come back awake, or does not answer then.
+            ServiceUnavailable: it does not wake, or does not answer then.
             WeightsCorrupt: it answers differently than before it slept.
         """
-        wake(self._load, self._restart_wait_s)
+        try:
+            self._wake()
+        except NarrativeError:
+            # Its memory is in nobody's books from here on.
+            with contextlib.suppress(NarrativeError):
+                self._sleep(self._level)
+            raise
 
     def offload(self) -> None:
         """Puts the server to sleep.
@@ -99,15 +75,6 @@ class VllmServer:
         if self._expected is None and not self._is_asleep():
             self._expected = self._answer()
         self._sleep(self._level)
-
-    def _load(self) -> None:
-        try:
-            self._wake()
-        except NarrativeError:
-            # Its memory is in nobody's books from here on.
-            with contextlib.suppress(NarrativeError):
-                self._sleep(self._level)
-            raise
 
     def _wake(self) -> None:
         is_asleep, slept = self._is_asleep(), self._slept
@@ -198,8 +165,3 @@ class VllmServer:
             return httpx.request(method, f"{self._root}{path}", **request).raise_for_status()
         except httpx.HTTPError as error:
             raise ServiceUnavailable(f"the LLM server {failure}", where=f"{self._root}: {error}") from error
-
-
-def _is_refusal(cause: BaseException | None) -> bool:
-    """Whether the server answers that it has no such endpoint, which waiting does not change."""
-    return isinstance(cause, httpx.HTTPStatusError) and cause.response.is_client_error

@@ -83,14 +83,13 @@ class OmniEngine:
         settings = self._settings
         if settings.residency_target and settings.omni_bytes:
             self._leases = ServerLeases(
-                OmniServer(
-                    settings.omni_url, settings.omni_api_key, settings.omni_timeout_s, settings.omni_startup_wait_s
-                ),
+                OmniServer(settings.omni_url, settings.omni_api_key, settings.omni_timeout_s),
                 self._model,
                 int(settings.omni_bytes),
                 settings.omni_device,
                 ResidencyClient(settings.residency_target, SERVICE, settings.residency_wait_s),
                 settings.omni_max_concurrency,
+                settings.omni_startup_wait_s,
             )
             self._leases.start()
 

@@ -6,7 +6,7 @@ It must have been started with ``--enable-sleep-mode``, and be out of reach for 
 import httpx
 
 from narrative.errors import ServiceUnavailable
-from narrative.runtime.vllm import server_root, wake
+from narrative.runtime.vllm import server_root
 
 # A picture model is one stage. Level 1 keeps its weights in host memory; from level 2 this server cannot wake.
 _STAGES = [0]
@@ -20,22 +20,20 @@ class OmniServer:
         url: base URL of its OpenAI-compatible API.
         api_key: bearer token; empty where it asks for none.
         timeout_s: longest that falling asleep or waking may take.
-        restart_wait_s: longest wait for a server that does not wake, until whatever supervises it has restarted it.
     """
 
-    def __init__(self, url: str, api_key: str, timeout_s: float, restart_wait_s: float = 0.0) -> None:
+    def __init__(self, url: str, api_key: str, timeout_s: float) -> None:
         self._root = server_root(url)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_s = timeout_s
-        self._restart_wait_s = restart_wait_s
 
     def load(self, device: str) -> None:
-        """Wakes the server. One that has died meanwhile is waited for: it reads its weights anew, and is awake.
+        """Wakes the server.
 
         Raises:
-            ServiceUnavailable: it does not wake, nor come back awake.
+            ServiceUnavailable: it does not wake.
         """
-        wake(lambda: self._tell("wakeup", {"stage_ids": _STAGES}), self._restart_wait_s)
+        self._tell("wakeup", {"stage_ids": _STAGES})
 
     def offload(self) -> None:
         """Puts the server to sleep.

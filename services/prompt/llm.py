@@ -234,13 +234,14 @@ def _leases(settings: PromptSettings) -> ServerLeases:
             settings.llm_api_key,
             settings.llm_timeout_s,
             level=settings.residency_sleep_level,
-            restart_wait_s=settings.startup_wait_s,
+            read_s=settings.startup_wait_s,
         ),
         settings.llm_model,
         int(settings.residency_bytes),
         settings.residency_device,
         ResidencyClient(settings.residency_target, "prompt", settings.residency_wait_s),
         settings.llm_max_concurrency,
+        settings.startup_wait_s,
     )
 
 

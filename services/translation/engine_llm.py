@@ -155,13 +155,14 @@ def _leases(settings: TranslationSettings) -> ServerLeases:
             settings.llm_api_key,
             settings.llm_timeout_s,
             level=settings.llm_sleep_level,
-            restart_wait_s=settings.llm_restart_wait_s,
+            read_s=settings.llm_restart_wait_s,
         ),
         settings.llm_model,
         int(settings.llm_bytes),
         settings.llm_device,
         ResidencyClient(settings.residency_target, "translation", settings.residency_wait_s),
         settings.llm_max_concurrency,
+        settings.llm_restart_wait_s,
     )
 
 

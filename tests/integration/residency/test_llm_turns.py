@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -125,13 +127,21 @@ def vllm() -> Iterator[Vllm]:
     thread.join()
 
 
-async def test_the_llm_sleeps_while_others_work_and_wakes_for_a_call(node: Node, vllm: Vllm) -> None:
+@asynccontextmanager
+async def taking_turns(node: Node, vllm: Vllm, **options: float) -> AsyncIterator[OpenAiLlm]:
     settings = PromptSettings(
-        llm_url=vllm.url, residency_target=node.target, residency_bytes=70, residency_device="host:0"
+        llm_url=vllm.url, residency_target=node.target, residency_bytes=70, residency_device="host:0", **options
     )
     llm = OpenAiLlm(settings)
     try:
         await asyncio.to_thread(llm.take_turns)
+        yield llm
+    finally:
+        await asyncio.to_thread(llm.close)
+
+
+async def test_the_llm_sleeps_while_others_work_and_wakes_for_a_call(node: Node, vllm: Vllm) -> None:
+    async with taking_turns(node, vllm) as llm:
         assert vllm.asleep
         sdxl = node.owner("diffusion", sdxl=(60, Noted()))
         for _ in range(2):
@@ -142,8 +152,6 @@ async def test_the_llm_sleeps_while_others_work_and_wakes_for_a_call(node: Node,
             assert vllm.asleep
         assert vllm.answered_asleep == 0
         assert vllm.posts == [SLEEP] + [WAKE, SLEEP] * 2
-    finally:
-        await asyncio.to_thread(llm.close)
 
 
 async def test_the_llm_of_translation_takes_turns_too(node: Node, vllm: Vllm) -> None:
@@ -166,12 +174,7 @@ async def test_the_llm_of_translation_takes_turns_too(node: Node, vllm: Vllm) ->
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_no_lease(node: Node, vllm: Vllm) -> None:
-    settings = PromptSettings(
-        llm_url=vllm.url, residency_target=node.target, residency_bytes=70, residency_device="host:0"
-    )
-    llm = OpenAiLlm(settings)
-    try:
-        await asyncio.to_thread(llm.take_turns)
+    async with taking_turns(node, vllm) as llm:
         holding = Holding(node.owner("diffusion", sdxl=(60, Noted())), "sdxl")
         worker = asyncio.create_task(asyncio.to_thread(holding.run))
         await asyncio.to_thread(holding.held.wait, 10)
@@ -184,17 +187,10 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_no_lease(node: Nod
         holding.enough.set()
         await worker
         await node.until(lambda state: not any(model.leases for model in state.models))
-    finally:
-        await asyncio.to_thread(llm.close)
 
 
 async def test_a_call_is_served_by_a_server_that_did_not_wake_and_was_restarted(node: Node, vllm: Vllm) -> None:
-    settings = PromptSettings(
-        llm_url=vllm.url, residency_target=node.target, residency_bytes=70, residency_device="host:0"
-    )
-    llm = OpenAiLlm(settings)
-    try:
-        await asyncio.to_thread(llm.take_turns)
+    async with taking_turns(node, vllm) as llm:
         vllm.can_wake = False
         asking = asyncio.create_task(llm.ask([{"role": "user", "content": "x"}], {}))
         assert await asyncio.to_thread(vllm.wake_failed.wait, 10)
@@ -206,19 +202,39 @@ async def test_a_call_is_served_by_a_server_that_did_not_wake_and_was_restarted(
         await asyncio.to_thread(hold, node.owner("diffusion", sdxl=(60, Noted())), "sdxl")
         assert vllm.asleep
         assert (await llm.ask([{"role": "user", "content": "x"}], {})).text == "{}"
-    finally:
-        await asyncio.to_thread(llm.close)
 
 
 def server(vllm: Vllm, **options: float) -> VllmServer:
     return VllmServer(vllm.url, "m", "", 5, **options)
 
 
-def test_a_server_that_neither_wakes_nor_comes_back_is_named(vllm: Vllm) -> None:
-    vllm.asleep, vllm.can_wake = True, False
-    with pytest.raises(ServiceUnavailable, match="refused /wake_up"):
-        server(vllm, restart_wait_s=1).load("host:0")
-    assert len(vllm.posts) > 1
+async def test_a_server_that_neither_wakes_nor_comes_back_is_named(node: Node, vllm: Vllm) -> None:
+    async with taking_turns(node, vllm, startup_wait_s=1) as llm:
+        vllm.can_wake = False
+        with pytest.raises(ServiceUnavailable, match="refused /wake_up"):
+            await llm.ask([{"role": "user", "content": "x"}], {})
+    assert vllm.posts.count(WAKE) > 1
+
+
+async def test_a_server_that_nobody_wants_any_more_is_not_waited_for(node: Node, vllm: Vllm) -> None:
+    unseen: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
+    async with taking_turns(node, vllm) as llm:
+        vllm.can_wake = False
+        asking = [asyncio.create_task(llm.ask([{"role": "user", "content": "x"}], {})) for _ in range(2)]
+        assert await asyncio.to_thread(vllm.wake_failed.wait, 10)
+        await node.until(lambda state: any(model.leases for model in state.models))
+        asking[0].cancel()
+        vllm.wake_failed.clear()
+        assert await asyncio.to_thread(vllm.wake_failed.wait, 10), "the other still wants it"
+        asking[1].cancel()
+        await node.until(lambda state: not any(model.leases or model.device for model in state.models))
+        await asyncio.gather(*asking, return_exceptions=True)
+        del asking
+        # The memory is free for others.
+        await asyncio.to_thread(hold, node.owner("diffusion", sdxl=(60, Noted())), "sdxl")
+    gc.collect()
+    assert unseen == []
 
 
 def test_a_server_without_sleep_mode_is_named(vllm: Vllm) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from narrative.errors import ServiceUnavailable
+from narrative.runtime.residency import ResidencyClient
+from narrative.runtime.server_leases import ServerLeases
 from services.diffusion.engine import Image, ImageRequest, Step
 from services.diffusion.engine_omni import OmniEngine
 from services.diffusion.omni_sleep import OmniServer
@@ -48,18 +50,28 @@ async def test_the_picture_server_sleeps_while_others_work_and_wakes_for_a_pictu
     assert omni.told == [sleep] + [("/v1/omni/wakeup", {"stage_ids": [0]}), sleep] * 2
 
 
-async def test_a_picture_server_that_does_not_wake_is_waited_for_until_it_was_restarted() -> None:
+async def test_a_picture_server_that_does_not_wake_is_waited_for_until_it_was_restarted(node: Node) -> None:
     omni = FakeOmniServer()
-    omni.asleep, omni.can_sleep = True, False
     server = await asyncio.start_server(omni.serve, "127.0.0.1", 0)
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        waking = asyncio.create_task(asyncio.to_thread(OmniServer(url, "", 5, restart_wait_s=30).load, "host:0"))
-        while not omni.told:
+        leases = ServerLeases(
+            OmniServer(url, "", 5), "qwen", 70, "host:0", ResidencyClient(node.target, "omni", 10), 1, restart_wait_s=30
+        )
+        await asyncio.to_thread(leases.start)
+        omni.can_sleep = False
+
+        async def work() -> None:
+            async with leases.lease():
+                assert not omni.asleep
+
+        working = asyncio.create_task(work())
+        while len(omni.told) < 2:
             await asyncio.sleep(0.01)
-        assert not waking.done()
+        assert not working.done()
         omni.asleep, omni.can_sleep = False, True
-        await waking
+        await working
+        await asyncio.to_thread(leases.close)
 
 
 async def test_a_picture_server_without_sleep_mode_is_named() -> None:
