@@ -127,6 +127,10 @@ class Scheduler:
         return [there] if there in self.devices else self._places(request)
 
     def _places(self, request: Request) -> list[str]:
+        """Where it may be in the end; what is pinned stays where it is."""
+        model = self.models[request.key]
+        if model.device and self.is_pinned(model):
+            return [model.device]
         return [request.device] if request.device else list(self.devices)
 
     def _must_move(self, request: Request) -> bool:

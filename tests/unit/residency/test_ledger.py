@@ -334,3 +334,18 @@ def test_a_model_that_grows_beyond_its_device_goes_to_another_and_is_not_overtak
         ("2", "host:1"),
         ("4", "host:1"),
     ]
+
+
+def test_a_pinned_model_that_grows_beyond_its_device_is_refused_at_once_for_it_does_not_move():
+    bench = Bench(80, 100, pinned=("whisper",))
+    bench.acquire("a", "whisper", 60, "1", device="host:0")
+    assert bench.acquire("a", "whisper", 90, "2") == [Refused("a", "2", "whisper", "too-large", 10)]
+
+
+def test_two_models_that_grow_at_once_do_not_get_the_same_bytes():
+    bench = Bench(100)
+    for lease, model, size in (("1", "whisper", 40), ("2", "ge2e", 40), ("3", "small", 20)):
+        bench.acquire("a", model, size, lease)
+    assert bench.acquire("a", "whisper", 60, "4") + bench.acquire("a", "ge2e", 60, "5") == []
+    assert leases(bench.ledger.release("a", "3", is_resident=False)) == ["4"]
+    assert bench.ledger.snapshot().booked_bytes("host:0") == 100
