@@ -3,6 +3,7 @@
 Source: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp
@@ -19,6 +20,7 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from narrative.errors import OutOfMemory, WeightsError
+from narrative.runtime.device_memory import is_out_of_memory, trying_twice
 from services.asr.engine import SAMPLE_RATE_HZ, Word
 from services.asr.whisper_text import TIMESTAMP_S, Stretch, Transcript, Utterance, is_repetitive, split_at_timestamps
 
@@ -99,32 +101,37 @@ class Whisper:
         if device == self._device and self._wake():
             return
         try:
-            kind, _, index = device.partition(":")
-            self._model = WhisperModel(
-                str(self._folder),
-                device="cpu" if kind == "host" else kind,
-                device_index=int(index or 0) if kind == "cuda" else 0,
-                compute_type=self._compute_type,
-                cpu_threads=self._cpu_threads,
-                num_workers=self._workers,
-            )
-        except (RuntimeError, ValueError) as error:
-            if "out of memory" in str(error).lower():
+            self._model = trying_twice(lambda: self._read(device), gc.collect)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise self._out_of_memory(device) from error
             raise WeightsError(f"{self._folder} cannot be loaded as a Whisper model on {device}: {error}") from error
         self._device = device
-        # The first call allocates buffers and chooses kernels; better now than in a request.
-        self.transcribe([Stretch(np.zeros(SAMPLE_RATE_HZ, np.float32), "en")], temperature=0.0)
+        try:
+            # The first call allocates buffers and chooses kernels; better now than in a request.
+            self.transcribe([Stretch(np.zeros(SAMPLE_RATE_HZ, np.float32), "en")], temperature=0.0)
+        except Exception:
+            self.offload()
+            raise
+
+    def _read(self, device: str) -> WhisperModel:
+        kind, _, index = device.partition(":")
+        return WhisperModel(
+            str(self._folder),
+            device="cpu" if kind == "host" else kind,
+            device_index=int(index or 0) if kind == "cuda" else 0,
+            compute_type=self._compute_type,
+            cpu_threads=self._cpu_threads,
+            num_workers=self._workers,
+        )
 
     def _wake(self) -> bool:
         """Brings back what ``offload`` has left; false where that fails and everything has to be read anew."""
         try:
-            self._model.model.load_model()
-        except RuntimeError as error:
-            if "out of memory" in str(error).lower():
-                raise OutOfMemory(
-                    f"{self._device} has no room for {self._folder.name} now", retry_after_s=5.0
-                ) from error
+            trying_twice(self._model.model.load_model, gc.collect)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise self._out_of_memory(self._device) from error
             log.warning("waking failed; loading anew", model=self._folder.name, error=str(error))
             self._device = ""
             return False
@@ -153,14 +160,17 @@ class Whisper:
         Raises:
             OutOfMemory: the device has no room.
         """
-        states = [_Progress(stretch, stretch.language) for stretch in stretches]
         try:
-            while waiting := [state for state in states if not state.is_done]:
-                self._step(waiting, temperature, translate)
-        except RuntimeError as error:
-            if "out of memory" in str(error).lower():
+            return trying_twice(lambda: self._transcribe(stretches, temperature, translate), gc.collect)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise OutOfMemory("the device has no room to transcribe this now", retry_after_s=5.0) from error
             raise
+
+    def _transcribe(self, stretches: Sequence[Stretch], temperature: float, translate: bool) -> list[Transcript]:
+        states = [_Progress(stretch, stretch.language) for stretch in stretches]
+        while waiting := [state for state in states if not state.is_done]:
+            self._step(waiting, temperature, translate)
         return [Transcript(state.language, tuple(state.utterances), " ".join(state.english)) for state in states]
 
     def _step(self, states: Sequence[_Progress], temperature: float, translate: bool) -> None:

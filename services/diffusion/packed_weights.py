@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from narrative.errors import OutOfMemory
+from narrative.runtime.device_memory import is_out_of_memory, trying_twice
 
 # CUDA's own allocator aligns so, and no CPU kernel asks for more.
 _ALIGNMENT = 256
@@ -79,21 +80,19 @@ class PackedWeights:
             OutOfMemory: there is no room, even after everything that can be given back has been.
         """
         target = torch.device("cpu" if device.startswith("host") else device)
+
+        def give_back() -> None:
+            gc.collect()
+            _give_back(target)
+
         try:
-            buffer = self._copy_to(target)
+            buffer = trying_twice(lambda: self._copy_to(target), give_back)
         except (RuntimeError, OSError) as error:
             if not is_out_of_memory(error):
                 raise
-            gc.collect()
-            _give_back(target)
-            try:
-                buffer = self._copy_to(target)
-            except (RuntimeError, OSError) as again:
-                if not is_out_of_memory(again):
-                    raise
-                raise OutOfMemory(
-                    f"no {self.num_bytes} bytes are free on {device}, although they should be", retry_after_s=5.0
-                ) from again
+            raise OutOfMemory(
+                f"no {self.num_bytes} bytes are free on {device}, although they should be", retry_after_s=5.0
+            ) from error
         for slot in self._slots:
             slot.tensor.data = slot.view_in(buffer)
 
@@ -169,13 +168,6 @@ def _new_file(folder: Path | None) -> Path:
     descriptor, name = tempfile.mkstemp(".safetensors", "weights-", folder)
     os.close(descriptor)
     return Path(name)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed; the CPU allocator has no exception class of its own."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error) or "Cannot allocate" in str(error)
 
 
 def _tensors(modules: Iterable[nn.Module]) -> Iterator[torch.Tensor]:

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from narrative.errors import InvalidParameter, OutOfMemory, WeightsError
+from narrative.runtime.device_memory import is_out_of_memory, trying_twice
 from services.diffusion.adapters import AdapterCache
 from services.diffusion.compiling import compiled
 from services.diffusion.drawing_thread import Batch, Drawn
@@ -20,7 +21,7 @@ from services.diffusion.encoding import dropped_text, encode
 from services.diffusion.hot_swap import HotSwappedAdapters
 from services.diffusion.lora import ActiveAdapters
 from services.diffusion.model_folder import ModelCard
-from services.diffusion.packed_weights import PackedWeights, is_out_of_memory
+from services.diffusion.packed_weights import PackedWeights
 from services.diffusion.plan import Picture
 from services.diffusion.png import encode_png
 from services.diffusion.settings import DiffusionSettings
@@ -94,7 +95,7 @@ class LoadedModel:
         self._save_memory(settings.width * settings.height, len(pictures))
         report_step = _step_reporter(batch, settings.num_steps)
         try:
-            images = self._trying_twice(lambda: self._images(batch, report_step))
+            images = trying_twice(lambda: self._images(batch, report_step), self._compact)
         except EverythingCancelled:
             return
         except RuntimeError as error:
@@ -105,17 +106,6 @@ class LoadedModel:
         for position, (picture, image) in enumerate(zip(pictures, images, strict=True)):
             if batch.wanted(position):
                 batch.finished(position, Drawn(encode_png(image, self._parameters(picture)), duration_s))
-
-    def _trying_twice(self, draw: Callable[[], list[PIL.Image.Image]]) -> list[PIL.Image.Image]:
-        """Once more where memory is short, after everything that can be given back has been."""
-        try:
-            return draw()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        # Not in the handler: there the error keeps what the first attempt had taken.
-        self._compact()
-        return draw()
 
     def _images(self, batch: Batch, report_step: StepReporter) -> list[PIL.Image.Image]:
         pictures = batch.pictures

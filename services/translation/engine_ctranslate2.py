@@ -7,16 +7,18 @@ A model folder is what ``ct2-transformers-converter --copy_files`` makes, with t
   ``<language> text </s>`` and the output is forced to begin with the target's FLORES-200 code.
 """
 
+import gc
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import structlog
 
 from narrative.catalogue import Catalogue
 from narrative.errors import InvalidParameter, NarrativeError, OutOfMemory, WeightsCorrupt, WeightsMissing
+from narrative.runtime.device_memory import is_out_of_memory, trying_twice
 from narrative.runtime.residency import ResidencyClient
 from services.translation.engine import EngineInfo
 from services.translation.flores import FLORES
@@ -129,19 +131,25 @@ class CTranslate2Engine:
         pieces = [piece for parts in split for piece in parts if piece.strip()]
         tokens = [self._frame(encode(piece), source) for piece in pieces]
         prefix = [[FLORES[target]]] * len(pieces) if self._kind == "nllb" else None
+        model = self._translator
+
+        def work() -> list[Any]:
+            results: list[Any] = model.model.translate_batch(
+                tokens,
+                target_prefix=prefix,
+                beam_size=self._settings.beam_size,
+                max_batch_size=self._settings.max_batch_tokens,
+                batch_type="tokens",
+                max_input_length=0,
+                max_decoding_length=MAX_OUTPUT_TOKENS,
+            )
+            return results
+
         try:
             with self._on_device(), self._lock:
-                results = self._translator.model.translate_batch(
-                    tokens,
-                    target_prefix=prefix,
-                    beam_size=self._settings.beam_size,
-                    max_batch_size=self._settings.max_batch_tokens,
-                    batch_type="tokens",
-                    max_input_length=0,
-                    max_decoding_length=MAX_OUTPUT_TOKENS,
-                )
-        except RuntimeError as error:
-            if "out of memory" in str(error).lower():
+                results = trying_twice(work, gc.collect)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise OutOfMemory(f"no room on {self._settings.device} for {len(pieces)} sentences") from error
             raise
         hypotheses = (result.hypotheses[0][1 if prefix else 0 :] for result in results)

@@ -1,5 +1,6 @@
 """A CTranslate2 model and where its weights are."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import ctranslate2
 import structlog
 
 from narrative.errors import OutOfMemory, WeightsCorrupt
+from narrative.runtime.device_memory import is_out_of_memory, trying_twice
 
 log = structlog.get_logger()
 
@@ -41,19 +43,22 @@ class Translator:
         """
         if device == self._device and self._wake():
             return
-        kind, _, index = device.partition(":")
         try:
-            self.model = ctranslate2.Translator(
-                str(self._folder),
-                device="cpu" if kind == "host" else kind,
-                device_index=int(index or 0) if kind == "cuda" else 0,
-                compute_type=self._compute_type,
-                intra_threads=self._threads,
-            )
-        except (RuntimeError, ValueError, OSError) as error:
+            self.model = trying_twice(lambda: self._read(device), gc.collect)
+        except (RuntimeError, ValueError, OSError, MemoryError) as error:
             self._check_memory(error, device)
             raise WeightsCorrupt(f"{self._folder.name}: cannot be loaded: {error}") from error
         self._device = device
+
+    def _read(self, device: str) -> Any:
+        kind, _, index = device.partition(":")
+        return ctranslate2.Translator(
+            str(self._folder),
+            device="cpu" if kind == "host" else kind,
+            device_index=int(index or 0) if kind == "cuda" else 0,
+            compute_type=self._compute_type,
+            intra_threads=self._threads,
+        )
 
     def offload(self) -> None:
         """Takes the weights off the device: from a GPU to host memory, from host memory altogether."""
@@ -62,8 +67,8 @@ class Translator:
     def _wake(self) -> bool:
         """Brings back what ``offload`` has left; false where that fails and everything has to be read anew."""
         try:
-            self.model.load_model()
-        except RuntimeError as error:
+            trying_twice(self.model.load_model, gc.collect)
+        except (RuntimeError, MemoryError) as error:
             self._check_memory(error, self._device)
             log.warning("waking failed; loading anew", model=self._folder.name, error=str(error))
             self._device = ""
@@ -71,5 +76,5 @@ class Translator:
         return True
 
     def _check_memory(self, error: Exception, device: str) -> None:
-        if "out of memory" in str(error).lower():
+        if is_out_of_memory(error):
             raise OutOfMemory(f"{device} has no room for {self._folder.name} now", retry_after_s=5.0) from error

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
 
+import services.asr.whisper
+from narrative.errors import OutOfMemory
 from narrative.runtime.channel import open_channel
 from narrative.runtime.server import Service, ServiceServer
 from narrative.settings import ServiceSettings
@@ -28,6 +30,7 @@ from services.diffusion.settings import DiffusionSettings
 from services.residency.__main__ import make_service as make_residency
 from services.residency.coordinator import Coordinator
 from services.residency.settings import ResidencySettings
+from tests.shortage import shortage
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -148,9 +151,16 @@ async def test_the_diarizer_takes_turns_with_the_speech_model(models_dir: Path, 
             assert sum(model.num_bytes for model in snapshot.models) > BUDGET, "nobody had to leave"
 
 
-def test_a_speech_model_that_does_not_wake_is_read_anew(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_whisper(models_dir: Path) -> Whisper:
     options = {"compute_type": "int8", "cpu_threads": 2, "workers": 1, "beam_size": 1, "min_context_s": 10.0}
-    whisper = Whisper(models_dir / "whisper-base", **options)
+    return Whisper(models_dir / "whisper-base", **options)
+
+
+SILENCE = [Stretch(np.zeros(16_000, np.float32), "en")]
+
+
+def test_a_speech_model_that_does_not_wake_is_read_anew(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whisper = make_whisper(models_dir)
     whisper.load("host:0")
     whisper.offload()
 
@@ -159,7 +169,43 @@ def test_a_speech_model_that_does_not_wake_is_read_anew(models_dir: Path, monkey
 
     monkeypatch.setattr(ctranslate2.models.Whisper, "load_model", broken)
     whisper.load("host:0")
-    assert whisper.transcribe([Stretch(np.zeros(16_000, np.float32), "en")], temperature=0.0)
+    assert whisper.transcribe(SILENCE, temperature=0.0)
+
+
+def test_a_speech_model_tries_twice_to_wake_and_to_work(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whisper = make_whisper(models_dir)
+    waking = shortage(monkeypatch, ctranslate2.models.Whisper, "load_model")
+    working = shortage(monkeypatch, ctranslate2.models.Whisper, "encode")
+    reading = shortage(monkeypatch, services.asr.whisper, "WhisperModel")
+
+    reading.failures = working.failures = 1
+    whisper.load("host:0")
+    whisper.offload()
+    waking.failures = working.failures = 1
+    whisper.load("host:0")
+    assert whisper.transcribe(SILENCE, temperature=0.0)
+    working.failures = 2
+    with pytest.raises(OutOfMemory, match="no room to transcribe"):
+        whisper.transcribe(SILENCE, temperature=0.0)
+    whisper.offload()
+    waking.failures = 2
+    with pytest.raises(OutOfMemory, match="host:0 has no room for whisper-base"):
+        whisper.load("host:0")
+    whisper.load("host:0")
+    assert whisper.transcribe(SILENCE, temperature=0.0)
+
+
+def test_a_speech_model_that_cannot_warm_up_is_not_on_the_device(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whisper = make_whisper(models_dir)
+    working = shortage(monkeypatch, ctranslate2.models.Whisper, "encode")
+    working.failures = 2
+    with pytest.raises(OutOfMemory):
+        whisper.load("host:0")
+    assert not whisper._model.model.model_is_loaded
+    whisper.load("host:0")
+    assert whisper.transcribe(SILENCE, temperature=0.0)
 
 
 def test_the_weights_of_storybook_come_back_bit_for_bit(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from transformers import (
     NllbTokenizer,
 )
 
-from narrative.errors import InvalidParameter, WeightsCorrupt, WeightsMissing
+from narrative.errors import InvalidParameter, OutOfMemory, WeightsCorrupt, WeightsMissing
 from services.residency.settings import ResidencySettings
 from services.translation.engine_ctranslate2 import CTranslate2Engine
 from services.translation.settings import TranslationSettings
 from tests.integration.residency.residency_node import Node, Noted, hold
+from tests.shortage import shortage
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
@@ -169,6 +170,33 @@ def test_broken_tokenizer_is_refused(nllb: Path, tmp_path: Path) -> None:
 def test_language_without_a_flores_code_is_refused(nllb: Path) -> None:
     with pytest.raises(InvalidParameter, match="no FLORES code for xx"):
         make_engine(nllb, ctranslate2_languages=["ru", "xx"])
+
+
+def test_short_memory_is_tried_twice_and_then_said(marian: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = shortage(monkeypatch, ctranslate2, "Translator")
+    reading.failures = 1
+    engine = make_engine(marian)
+    expected = engine.translate(CORPUS[:2], "ru", "en")
+    reading.failures = 2
+    with pytest.raises(OutOfMemory, match="cpu has no room for marian"):
+        make_engine(marian)
+
+    assert engine._translator is not None
+    waking = shortage(monkeypatch, type(engine._translator.model), "load_model")
+    working = shortage(monkeypatch, type(engine._translator.model), "translate_batch")
+    engine._translator.offload()
+    waking.failures = working.failures = 1
+    engine._translator.load("cpu")
+    assert engine.translate(CORPUS[:2], "ru", "en") == expected
+    working.failures = 2
+    with pytest.raises(OutOfMemory, match="no room on cpu for 2 sentences"):
+        engine.translate(CORPUS[:2], "ru", "en")
+    engine._translator.offload()
+    waking.failures = 2
+    with pytest.raises(OutOfMemory, match="cpu has no room for marian"):
+        engine._translator.load("cpu")
+    engine._translator.load("cpu")
+    assert engine.translate(CORPUS[:2], "ru", "en") == expected
 
 
 async def test_by_turns_with_others_the_words_stay_the_same(marian: Path, monkeypatch: pytest.MonkeyPatch) -> None:
