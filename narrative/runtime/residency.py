@@ -89,9 +89,7 @@ class ResidencyClient:
             owned.offload()
             with self._changed:
                 owned.device, owned.is_leaving = "", False
-                self._tell_offloaded(model)
-                # Said of what is away already, it is for good.
-                self._tell_offloaded(model)
+                self._tell_offloaded(model, is_removed=True)
 
     def start(self) -> None:
         """Connects, and keeps the connection until ``close``."""
@@ -171,7 +169,7 @@ class ResidencyClient:
             release = residency_pb2.Release(lease_id=lease_id, is_resident=bool(owned.device))
             self._stream.send(Request(release=release))
             if owned.name not in self._owned and not owned.device:
-                self._tell_offloaded(owned.name)
+                self._tell_offloaded(owned.name, is_removed=True)
             if owned.is_leaving and not owned.leases:
                 self._in_background(partial(self._offload, owned))
             self._changed.notify_all()
@@ -203,8 +201,8 @@ class ResidencyClient:
         finally:
             self._give_back(lease_id, owned)
 
-    def _tell_offloaded(self, model: str) -> None:
-        self._stream.send(Request(offloaded=residency_pb2.Offloaded(model=model)))
+    def _tell_offloaded(self, model: str, *, is_removed: bool = False) -> None:
+        self._stream.send(Request(offloaded=residency_pb2.Offloaded(model=model, is_removed=is_removed)))
 
     def _acquire(self, lease_id: str, asked: _Asked) -> Request:
         acquire = residency_pb2.Acquire(
@@ -252,7 +250,7 @@ class ResidencyClient:
     def _bring_in(self, load: residency_pb2.Load) -> None:
         if (owned := self._owned.get(load.model)) is None:
             self._stream.send(Request(release=residency_pb2.Release(lease_id=load.lease_id, is_resident=False)))
-            self._tell_offloaded(load.model)
+            self._tell_offloaded(load.model, is_removed=True)
             return
         owned.leases.add(load.lease_id)
         owned.assigned = load.device

@@ -144,15 +144,15 @@ class Ledger:
                 model.device = ""
         return self._decide()
 
-    def offloaded(self, owner: str, model: str) -> list[Decision]:
-        """The owner says that an idle model has left; said of one that is away already, it has left for good."""
+    def offloaded(self, owner: str, model: str, *, is_removed: bool = False) -> list[Decision]:
+        """The owner says that an idle model has left, for good where it ``is_removed``."""
         self.seen(owner)
         key = ModelKey(owner, model)
         found = self._models.get(key)
-        if found is not None and found.device and not found.leases:
+        if found is not None and not found.leases:
             found.device, found.leaving_since_s = "", None
-        elif found is not None and not found.leases:
-            self._forget_model(key)
+            if is_removed:
+                self._forget_model(key)
         return self._decide()
 
     def prefetch(self, model: str, wait_s: float) -> list[Decision]:

@@ -94,7 +94,7 @@ class ResidencyServicer(residency_pb2_grpc.ResidencyServiceServicer):
             case "release":
                 return ledger.release(owner, message.release.lease_id, is_resident=message.release.is_resident)
             case "offloaded":
-                return ledger.offloaded(owner, message.offloaded.model)
+                return ledger.offloaded(owner, message.offloaded.model, is_removed=message.offloaded.is_removed)
             case "heartbeat":
                 ledger.seen(owner)
                 return []

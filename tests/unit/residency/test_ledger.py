@@ -262,7 +262,7 @@ def test_a_model_that_has_left_for_good_is_in_no_book_and_not_brought_in():
     bench.ledger.release("a", "1")
     assert leases(bench.ledger.offloaded("a", "whisper")) == ["2"]
     assert bench.ledger.prefetch("whisper", wait_s=5.0) == []
-    bench.ledger.offloaded("a", "whisper")
+    bench.ledger.offloaded("a", "whisper", is_removed=True)
     snapshot = bench.ledger.snapshot()
     assert ([model.key.model for model in snapshot.models], snapshot.waiting) == (["sdxl"], ())
     bench.ledger.release("d", "2", is_resident=False)
@@ -273,7 +273,7 @@ def test_a_model_that_is_waited_for_again_stays_in_the_books():
     bench = Bench(100)
     bench.acquire("d", "sdxl", 60, "1")
     bench.acquire("a", "whisper", 60, "2")
-    bench.ledger.offloaded("a", "whisper")
+    bench.ledger.offloaded("a", "whisper", is_removed=True)
     bench.ledger.release("d", "1")
     assert leases(bench.ledger.offloaded("d", "sdxl")) == ["2"]
 

@@ -282,7 +282,7 @@ class Residency(RuleBasedStateMachine):
             key = data.draw(st.sampled_from(idle))
             self.send_away(key)
             if key not in self.there:
-                self.handle(self.ledger.offloaded(*key))
+                self.handle(self.ledger.offloaded(*key, is_removed=True))
                 in_books = key in {model.key for model in self.ledger.snapshot().models}
                 assert in_books == (key in {wait.key for wait in self.waiting.values()})
 
