@@ -138,12 +138,15 @@ class PackedWeights:
     def _copy_to(self, target: torch.device) -> torch.Tensor:
         if target.type != "cuda":
             return _host_buffer(self.num_bytes).copy_(self._host)
-        buffer = torch.empty(self.num_bytes, dtype=torch.uint8, device=target)
-        # A stream of its own: the copy waits for nothing that another model computes.
+        # A stream of its own: the copy waits for nothing that another model computes. What was freed on the current one
+        # may still be written to, so the buffer is not taken from there.
         stream = torch.cuda.Stream(target)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
+            buffer = torch.empty(self.num_bytes, dtype=torch.uint8, device=target)
             buffer.copy_(self._host, non_blocking=True)
         stream.synchronize()
+        # Whoever gets this memory after the model waits for what computes with it until then.
+        buffer.record_stream(torch.cuda.current_stream(target))
         return buffer
 
     def _empty(self) -> None:

@@ -114,3 +114,20 @@ def test_no_room_is_tried_twice_and_then_said(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(OutOfMemory, match="bytes are free on host:0"):
         weights.load("host:0")
     assert len(tried) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_loaded_is_not_overwritten_by_what_another_model_still_computes():
+    model = nn.Linear(2048, 2048)
+    before = model.weight.detach().clone()
+    weights = PackedWeights([model], "memory")
+    for _ in range(10):
+        scratch = torch.empty(weights.num_bytes, dtype=torch.uint8, device="cuda:0")
+        # Written long after its memory was given up.
+        torch.cuda._sleep(100_000_000)
+        scratch.fill_(7)
+        del scratch
+        weights.load("cuda:0")
+        torch.cuda.synchronize()
+        assert torch.equal(model.weight.cpu(), before)
+        weights.offload()
