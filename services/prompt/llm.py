@@ -161,6 +161,7 @@ class OpenAiLlm:
         Raises:
             ServiceUnavailable: the server is down or fails.
             ResourceExhausted: the server turns requests away, or sleeps and gets no memory to wake.
+            WeightsCorrupt: the server has woken with damaged weights.
             DeadlineExceeded: no answer within ``llm_timeout_s``.
             ModelNotFound: the server does not have that adapter any more.
             ModelOutputInvalid: the server refuses the request itself, or answers without an answer.

@@ -98,6 +98,7 @@ class LlmEngine:
         Raises:
             ServiceUnavailable: the server cannot be reached or fails, or does not wake.
             ResourceExhausted: it sleeps and gets no memory to wake.
+            WeightsCorrupt: it has woken with damaged weights.
             DeadlineExceeded: it took longer than ``llm_timeout_s``.
             ModelOutputInvalid: the model broke the schema twice, or cut its answer short.
             InvalidInput: the server refuses the request, for example because the text is too long for the model.
