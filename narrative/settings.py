@@ -89,6 +89,12 @@ class LeasingSettings(ServiceSettings):
         "only under a lease. Empty keeps them there for good.",
     )
     residency_wait_s: float = Field(300.0, gt=0, description="Longest wait for a lease, in seconds.")
+    residency_priority: int = Field(
+        0,
+        ge=-10,
+        le=10,
+        description="Head start of its requests for memory, each point worth NARRATIVE_RESIDENCY__PRIORITY_S.",
+    )
     residency_working_bytes: ByteSize = Field(
         ByteSize(1 << 30),
         description="Device memory a model needs beside its weights while it works; bytes or a size like 1GiB.",

@@ -54,12 +54,14 @@ class ResidencyClient:
         target: gRPC name of the residency service, for example "127.0.0.1:50055".
         name: name of this process for people, for example "diffusion".
         wait_s: longest that a lease is waited for.
+        priority: head start of its requests, in steps of the residency service's ``priority_s``; higher goes first.
     """
 
-    def __init__(self, target: str, name: str, wait_s: float) -> None:
+    def __init__(self, target: str, name: str, wait_s: float, priority: int = 0) -> None:
         self._target = target
         self._name = name
         self._wait_s = wait_s
+        self._priority = priority
         self._owner_id = f"{name}-{uuid.uuid4().hex[:8]}"
         self._lease_numbers = itertools.count(1)
         self._owned: dict[str, OwnedModel] = {}
@@ -104,12 +106,11 @@ class ResidencyClient:
         self._mover.shutdown(wait=True, cancel_futures=True)
 
     @contextlib.contextmanager
-    def lease(self, model: str, *, priority: int = 0, cancelled: threading.Event | None = None) -> Iterator[str]:
+    def lease(self, model: str, *, cancelled: threading.Event | None = None) -> Iterator[str]:
         """Holds a model on a device while the block runs, and gives the device's name.
 
         Args:
             model: a model that was added.
-            priority: higher goes first.
             cancelled: where it is set, waiting ends.
 
         Raises:
@@ -120,7 +121,7 @@ class ResidencyClient:
             ServiceUnavailable: closed.
         """
         lease_id = f"{self._owner_id}/{next(self._lease_numbers)}"
-        asked = _Asked(model, priority, time.monotonic() + self._wait_s)
+        asked = _Asked(model, self._priority, time.monotonic() + self._wait_s)
         with self._changed:
             owned = self._find(model)
             self._stream.send(self._acquire(lease_id, asked))

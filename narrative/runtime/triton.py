@@ -218,7 +218,9 @@ def leases_of(model: TritonModel, settings: TritonSettings, process: str, max_wa
     """
     if not (settings.residency_target and settings.triton_bytes):
         return None
-    residency = ResidencyClient(settings.residency_target, process, settings.residency_wait_s)
+    residency = ResidencyClient(
+        settings.residency_target, process, settings.residency_wait_s, settings.residency_priority
+    )
     return ServerLeases(
         model, settings.triton_model, int(settings.triton_bytes), settings.triton_device, residency, max_waiting
     )

@@ -45,7 +45,10 @@ class TranscriptionModels:
             WeightsError, ModelNotFound: one of them is not here or cannot be loaded.
         """
         if self._settings.residency_target:
-            self._residency = ResidencyClient(self._settings.residency_target, "asr", self._settings.residency_wait_s)
+            settings = self._settings
+            self._residency = ResidencyClient(
+                settings.residency_target, "asr", settings.residency_wait_s, settings.residency_priority
+            )
             self._residency.start()
         self._list.load()
         for name, folder in self._list.folders.items():

@@ -135,7 +135,9 @@ class DiffusersEngine:
         residency.add(model.card.id, num_bytes, model.weights)
 
     def _attach(self, settings: DiffusionSettings) -> ResidencyClient:
-        residency = ResidencyClient(settings.residency_target, "diffusion", settings.residency_wait_s)
+        residency = ResidencyClient(
+            settings.residency_target, "diffusion", settings.residency_wait_s, settings.residency_priority
+        )
         for model in self._loaded.values():
             self._hand_over(residency, model)
         residency.start()

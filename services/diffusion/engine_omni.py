@@ -87,7 +87,9 @@ class OmniEngine:
                 self._model,
                 int(settings.omni_bytes),
                 settings.omni_device,
-                ResidencyClient(settings.residency_target, SERVICE, settings.residency_wait_s),
+                ResidencyClient(
+                    settings.residency_target, SERVICE, settings.residency_wait_s, settings.residency_priority
+                ),
                 settings.omni_max_concurrency,
                 settings.omni_startup_wait_s,
             )

@@ -240,7 +240,7 @@ def _leases(settings: PromptSettings) -> ServerLeases:
         settings.llm_model,
         int(settings.residency_bytes),
         settings.residency_device,
-        ResidencyClient(settings.residency_target, "prompt", settings.residency_wait_s),
+        ResidencyClient(settings.residency_target, "prompt", settings.residency_wait_s, settings.residency_priority),
         settings.llm_max_concurrency,
         settings.startup_wait_s,
     )

@@ -63,6 +63,12 @@ class PromptSettings(ServiceSettings):
         "files when it wakes. LoRA adapters need 1.",
     )
     residency_wait_s: float = Field(300.0, gt=0, description="Longest wait for that memory, in seconds.")
+    residency_priority: int = Field(
+        0,
+        ge=-10,
+        le=10,
+        description="Head start of its requests for memory, each point worth NARRATIVE_RESIDENCY__PRIORITY_S.",
+    )
 
     languages: list[Language] = Field(default=["en"], min_length=1, description="Languages that the LLM reads.")
     wording: Literal["chosen", "free"] = Field(

@@ -99,7 +99,9 @@ class CTranslate2Engine:
         if not settings.residency_target:
             self._translator.load(settings.device)
             return
-        self._residency = ResidencyClient(settings.residency_target, "translation", settings.residency_wait_s)
+        self._residency = ResidencyClient(
+            settings.residency_target, "translation", settings.residency_wait_s, settings.residency_priority
+        )
         num_bytes = self._translator.num_bytes + int(settings.residency_working_bytes)
         self._residency.add(self._model, num_bytes, self._translator)
         self._residency.start()

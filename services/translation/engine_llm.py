@@ -161,7 +161,9 @@ def _leases(settings: TranslationSettings) -> ServerLeases:
         settings.llm_model,
         int(settings.llm_bytes),
         settings.llm_device,
-        ResidencyClient(settings.residency_target, "translation", settings.residency_wait_s),
+        ResidencyClient(
+            settings.residency_target, "translation", settings.residency_wait_s, settings.residency_priority
+        ),
         settings.llm_max_concurrency,
         settings.llm_restart_wait_s,
     )

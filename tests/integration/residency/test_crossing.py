@@ -19,6 +19,7 @@ class Script(residency_pb2_grpc.ResidencyServiceServicer):
     def __init__(self) -> None:
         self.heard: list[str] = []
         self.lease_ids: list[str] = []
+        self.priorities: list[int] = []
         self.stayed: list[bool] = []
         self.changed = asyncio.Condition()
         self.answers: asyncio.Queue[residency_pb2.AttachResponse | None] = asyncio.Queue()
@@ -42,6 +43,7 @@ class Script(residency_pb2_grpc.ResidencyServiceServicer):
                 self.heard.append(str(message.WhichOneof("payload")))
                 if message.HasField("acquire"):
                     self.lease_ids.append(message.acquire.lease_id)
+                    self.priorities.append(message.acquire.priority)
                 if message.HasField("release"):
                     self.stayed.append(message.release.is_resident)
                 self.changed.notify_all()
@@ -119,4 +121,17 @@ async def test_a_model_that_was_removed_just_now_is_not_brought_in_and_its_bytes
     script.bring_in("sdxl")
     await script.until("hello", "offloaded", "release", "offloaded")
     assert script.stayed == [False]
+    await asyncio.to_thread(client.close)
+
+
+async def test_every_request_has_the_priority_of_its_service(script: Script) -> None:
+    client = ResidencyClient(script.target, "diffusion", 10, priority=3)
+    client.add("sdxl", 70, Noted())
+    client.start()
+    await script.until("hello")
+    asked = asyncio.create_task(asyncio.to_thread(hold, client, "sdxl"))
+    await script.until("hello", "acquire")
+    script.grant()
+    await asked
+    assert script.priorities == [3]
     await asyncio.to_thread(client.close)
