@@ -224,6 +224,7 @@ class ResidencyClient:
                 num_bytes=owned.num_bytes,
                 device=owned.device or (owned.assigned if owned.leases else ""),
                 lease_ids=sorted(owned.leases),
+                only=owned.only,
             )
             for name, owned in self._owned.items()
         ]

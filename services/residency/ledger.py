@@ -75,6 +75,7 @@ class Ledger:
             key = ModelKey(owner, claim.model)
             before = known.get(claim.model, Model(key, came_s=now_s, used_s=now_s))
             before.num_bytes, before.device, before.leases = claim.num_bytes, claim.device, set(claim.lease_ids)
+            before.only = claim.only
             # Whether it had been asked to leave, nobody knows any more: it is asked again if need be.
             before.leaving_since_s = None
             self._models[key] = before
@@ -125,7 +126,7 @@ class Ledger:
             return [Refused(owner, lease_id, model, "no-such-device")]
         order_s = now_s - priority * self._rules.priority_s
         key = ModelKey(owner, model)
-        self._models.setdefault(key, Model(key, num_bytes))
+        self._models.setdefault(key, Model(key, num_bytes)).only = device
         self._waiting[lease_id] = Request(lease_id, key, num_bytes, device, now_s, order_s, now_s + wait_s)
         return self._decide()
 
@@ -164,11 +165,12 @@ class Ledger:
         asked = {request.key for request in self._waiting.values() if request.is_prefetch}
         for found in self._models.values():
             is_wanted = found.key.model == model and not found.device and found.key not in asked
-            if is_wanted and self._is_attached(found.key.owner):
+            has_place = not found.only or found.only in self._devices
+            if is_wanted and has_place and self._is_attached(found.key.owner):
                 self._prefetches += 1
                 lease_id = f"prefetch-{self._run}-{self._prefetches}"
                 self._waiting[lease_id] = Request(
-                    lease_id, found.key, found.num_bytes, "", now_s, math.inf, now_s + wait_s, is_prefetch=True
+                    lease_id, found.key, found.num_bytes, found.only, now_s, math.inf, now_s + wait_s, is_prefetch=True
                 )
         return self._decide()
 

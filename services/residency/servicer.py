@@ -103,7 +103,7 @@ class ResidencyServicer(residency_pb2_grpc.ResidencyServiceServicer):
 
 
 def _claim(message: residency_pb2.Claim) -> Claim:
-    return Claim(message.model, message.num_bytes, message.device, tuple(message.lease_ids))
+    return Claim(message.model, message.num_bytes, message.device, tuple(message.lease_ids), message.only)
 
 
 def _response(decision: Decision) -> residency_pb2.AttachResponse:

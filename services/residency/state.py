@@ -37,12 +37,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class Claim:
-    """What an owner says it holds when it attaches, with the leases under which it is at work on it."""
+    """What an owner says it holds when it attaches, with the leases under which it is at work on it.
+
+    ``only`` is the one device it can go to; empty for any.
+    """
 
     model: str
     num_bytes: int
     device: str
     lease_ids: tuple[str, ...] = ()
+    only: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,15 @@ class Owner:
 
 @dataclass
 class Model:
-    """A model and where it is; ``device`` is empty where it is away, and its bytes are booked where it is not."""
+    """A model and where it is; ``device`` is empty where it is away, and its bytes are booked where it is not.
+
+    ``only`` is the one device it can go to; empty for any.
+    """
 
     key: ModelKey
     num_bytes: int = 0
     device: str = ""
+    only: str = ""
     leases: set[str] = field(default_factory=set)
     came_s: float = 0.0
     used_s: float = 0.0

@@ -233,6 +233,13 @@ def test_a_prefetch_takes_free_room_or_that_of_models_unused_since(size: int):
     assert decisions == [Prefetch("d", "prefetch-0-1", "sdxl", "host:0")]
 
 
+def test_a_prefetch_goes_where_alone_the_model_can_go():
+    bench = Bench(100, 90)
+    bench.ledger.attach("d", "diffusion", [Claim("llm", 60, "", only="host:1")])
+    (prefetch,) = bench.ledger.prefetch("llm", wait_s=5.0)
+    assert prefetch.device == "host:1"
+
+
 def test_a_prefetch_does_not_send_away_what_is_at_work():
     bench = Bench(100)
     bench.acquire("d", "sdxl", 90, "0")
