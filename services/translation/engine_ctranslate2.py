@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import structlog
 
 from narrative.catalogue import Catalogue
-from narrative.errors import InvalidParameter, NarrativeError, OutOfMemory, WeightsCorrupt, WeightsMissing
+from narrative.errors import InvalidParameter, OutOfMemory, WeightsCorrupt, WeightsMissing
 from narrative.runtime.device_memory import is_out_of_memory, trying_twice
 from narrative.runtime.residency import ResidencyClient
 from services.translation.engine import EngineInfo
@@ -98,6 +98,7 @@ class CTranslate2Engine:
         self._translator = Translator(folder, settings.compute_type, settings.threads)
         if not settings.residency_target:
             self._translator.load(settings.device)
+            self._warm_up()
             return
         self._residency = ResidencyClient(
             settings.residency_target, "translation", settings.residency_wait_s, settings.residency_priority
@@ -107,9 +108,9 @@ class CTranslate2Engine:
         self._residency.start()
         try:
             # Weights that cannot be loaded are found now, not by the first caller.
-            with self._on_device():
-                log.info("takes turns", model=self._model, num_bytes=num_bytes)
-        except NarrativeError:
+            self._warm_up()
+            log.info("takes turns", model=self._model, num_bytes=num_bytes)
+        except Exception:
             self._residency.close()
             raise
 
@@ -157,6 +158,11 @@ class CTranslate2Engine:
         hypotheses = (result.hypotheses[0][1 if prefix else 0 :] for result in results)
         translated = iter([self._target.decode(hypothesis) for hypothesis in hypotheses])
         return [join_pieces(parts, translated) for parts in split]
+
+    def _warm_up(self) -> None:
+        """Translates next to nothing: what the libraries set up for their first work, no caller waits for."""
+        languages = self._settings.ctranslate2_languages
+        self.translate(["."], languages[0], languages[-1])
 
     def _on_device(self) -> AbstractContextManager[object]:
         return nullcontext() if self._residency is None else self._residency.lease(self._model)

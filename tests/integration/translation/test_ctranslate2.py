@@ -130,6 +130,19 @@ def test_long_text_is_translated_whole(marian: Path) -> None:
     assert engine.translate([" ".join([CORPUS[0]] * 40)], "ru", "en") == [" ".join([one] * 40)]
 
 
+def test_the_first_caller_waits_for_no_warming_up(marian: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worked = []
+    translate = ctranslate2.Translator.translate_batch
+
+    def noted(self: ctranslate2.Translator, *batch: object, **options: object) -> object:
+        worked.append(batch)
+        return translate(self, *batch, **options)
+
+    monkeypatch.setattr(ctranslate2.Translator, "translate_batch", noted)
+    make_engine(marian)
+    assert len(worked) == 1
+
+
 def test_line_breaks_are_kept(marian: Path) -> None:
     engine = make_engine(marian)
     one, two = engine.translate(CORPUS[:2], "ru", "en")
