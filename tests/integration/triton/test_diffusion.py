@@ -119,6 +119,6 @@ def test_a_server_that_dies_in_the_middle_is_an_error_at_once(own_triton: Triton
 
     own_triton.kill()
 
-    with pytest.raises(ServiceUnavailable, match=rf"Triton .*{own_triton.url}"):
+    with pytest.raises(ServiceUnavailable, match="Triton cannot be reached"):
         list(drawing)
     engine.close()
