@@ -39,7 +39,9 @@ def probe_audio(file: IO[bytes], size_bytes: int, filename: str, max_duration_s:
         raise AudioUndecodable(f"{name} is empty; {_ACCEPTED}")
     file.seek(0)
     try:
-        with av.open(file, mode="r", metadata_errors="ignore") as container:
+        # An empty list of protocols: what calls itself a playlist or a stream can open neither files nor ports.
+        options = {"protocol_whitelist": "none"}
+        with av.open(file, mode="r", options=options, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise AudioUndecodable(f"{name} has no audio track; {_ACCEPTED}")
             stream = container.streams.audio[0]

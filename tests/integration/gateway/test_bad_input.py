@@ -1,5 +1,6 @@
 """Everything a caller can do wrong: a problem document with the right status, at once, and nothing left behind."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ def hours_in_a_few_bytes() -> bytes:
     return bytes(data)
 
 
+def padded(text: str) -> bytes:
+    """As long as the sound that it stands for would be, so that its length gives nothing away."""
+    return text.encode() + b"\n" * 100_000
+
+
+SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=talk\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 49170 RTP/AVP 0\n"
+# Relative to the working directory, as the concat demuxer takes it, whatever that is.
+HERE = os.path.relpath(SPEECH)
+HLS = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\n{HERE}/librivox.flac\n#EXT-X-ENDLIST\n"
+
 RECORDINGS = {
     "no audio": (b"this is not audio" * 100, "AudioUndecodable"),
     "empty": (b"", "AudioUndecodable"),
@@ -69,6 +80,9 @@ RECORDINGS = {
     "400 kHz": (wav(0.1, rate_hz=400_000), "AudioRejected"),
     "64 channels": (wav(0.1, channels=64), "AudioRejected"),
     "claims hours": (hours_in_a_few_bytes(), "AudioRejected"),
+    "a port to listen on": (SDP.encode(), "AudioUndecodable"),
+    "a file of the gateway": (padded(f"ffconcat version 1.0\nfile {HERE}/librivox.flac\n"), "AudioUndecodable"),
+    "a playlist": (padded(HLS), "AudioUndecodable"),
 }
 
 
