@@ -33,8 +33,9 @@ from services.trainer.storybook import (
     weight_shards,
     widening,
 )
-from services.trainer.storybook.judge import Judge, JudgeError
+from services.trainer.storybook.judge import SHIPPED, Judge, JudgeError
 from services.trainer.storybook.plan import Planner
+from services.trainer.storybook.scenes import Composer
 
 SIZE_PX = 128
 
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("evaluate", help="measure an exported model on held-out scenes")
     command.add_argument("folder", type=Path)
-    command.add_argument("--judge", type=Path, help="the judge's file (the one that `judge` trained in --work-dir)")
+    command.add_argument("--judge", type=Path, default=SHIPPED, help="the judge's file (the one behind the docs)")
     command.add_argument("--pictures", type=int, default=200, help="held-out scenes (%(default)s)")
     command.add_argument("--steps", type=int, default=export.DEFAULTS["num_inference_steps"], help="(%(default)s)")
     command.add_argument(
@@ -193,11 +194,10 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    known = dataset.known(args.work_dir)
-    judge = Judge.load(args.judge or judge_training.judge_path(args.work_dir), known)
+    judge = Judge.load(args.judge)
     illustrator = sheet.PipelineIllustrator(args.folder, args.steps, args.guidance_scale)
-    composer = dataset.open_composer(args.work_dir, illustrator.size_px)
-    figures = json.dumps(evaluation.evaluate(illustrator, judge, composer, known, args.pictures, args.seed), indent=2)
+    composer = Composer(cutouts.CutoutLibrary(cutouts.fetch(args.work_dir)), judge.concepts, illustrator.size_px)
+    figures = json.dumps(evaluation.evaluate(illustrator, judge, composer, args.pictures, args.seed), indent=2)
     if args.json is not None:
         args.json.write_text(figures + "\n", encoding="utf-8")
     sys.stdout.write(figures + "\n")

@@ -66,15 +66,25 @@ def write_tokens(work_dir: Path, pictures: Path) -> None:
 
 
 def start(
-    work_dir: Path, size_px: int, workers: int, scenes: int, *, first_shard: int = 0, parts_dir: Path | None = None
+    work_dir: Path,
+    size_px: int,
+    workers: int,
+    scenes: int,
+    *,
+    first_shard: int = 0,
+    parts_dir: Path | None = None,
+    centres: bool = False,
 ) -> list[subprocess.Popen[bytes]]:
     """Start workers that share ``scenes`` scenes from ``first_shard`` on; what is already there is kept.
 
     Captions are written where ``work_dir`` holds a tokenizer.
 
-    Args: parts_dir: the folder that holds or gets the cut-outs, if another one.
+    Args:
+        parts_dir: the folder that holds or gets the cut-outs, if another one.
+        centres: also keep where the subjects are.
     """
     command = [sys.executable, "-m", __name__, str(work_dir), str(parts_dir or work_dir)]
+    command += ["--centres"] if centres else []
     numbers = [str(number) for number in (size_px, workers, scenes, first_shard)]
     if workers:
         parts.icon_files(parts_dir or work_dir)  # fetched once, before many would
@@ -88,6 +98,7 @@ def main() -> None:
     parser.add_argument("parts_dir", type=Path)
     for name in ("size_px", "workers", "scenes", "first_shard", "number"):
         parser.add_argument(name, type=int)
+    parser.add_argument("--centres", action="store_true")
     args = parser.parse_args()
     library = cutouts.CutoutLibrary(parts.icon_files(args.parts_dir))
     composer = Composer(library, dataset.known(args.work_dir), args.size_px)
@@ -96,7 +107,7 @@ def main() -> None:
         pictures = dataset.shard_path(args.work_dir, args.size_px, args.first_shard + shard)
         if captioned and tokens_path(pictures).exists():
             continue  # its pictures may have become latents already
-        dataset.compose_shard(composer, pictures)
+        dataset.compose_shard(composer, pictures, centres=dataset.centres_path(pictures) if args.centres else None)
         if captioned:
             # Last: a shard counts as there when its captions are.
             write_tokens(args.work_dir, pictures)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from services.trainer.storybook import concepts, cutouts
 from services.trainer.storybook.captions import caption
-from services.trainer.storybook.plan import Planner
+from services.trainer.storybook.plan import MAX_SUBJECTS, Planner
 from services.trainer.storybook.scenes import Composer
 
 SHARD_SCENES = 500
@@ -86,11 +86,12 @@ def write_shards(work_dir: Path, size_px: int, first: int, last: int, things: in
         compose_shard(composer, path, cover_path(path))
 
 
-def compose_shard(composer: Composer, path: Path, cover: Path | None = None) -> None:
+def compose_shard(composer: Composer, path: Path, cover: Path | None = None, centres: Path | None = None) -> None:
     """Compose the scenes of one shard, unless it is there.
 
     Args:
         cover: where to keep what part of each patch of 8 x 8 pixels things cover: uint8 (n, size/8, size/8).
+        centres: where to keep ``Scene.centres``: float32 (n, ``MAX_SUBJECTS``, 2), 0 where there is no such subject.
     """
     if path.exists():
         return
@@ -100,6 +101,12 @@ def compose_shard(composer: Composer, path: Path, cover: Path | None = None) -> 
     if cover is not None:
         cover.parent.mkdir(parents=True, exist_ok=True)
         np.save(cover, np.stack([np.asarray(scene.cover.reduce(PATCH_PX)) for scene in scenes]))
+    if centres is not None:
+        table = np.zeros((len(scenes), MAX_SUBJECTS, 2), np.float32)
+        for row, scene in zip(table, scenes, strict=True):
+            row[: len(scene.centres)] = np.array(scene.centres).reshape(-1, 2)
+        centres.parent.mkdir(parents=True, exist_ok=True)
+        np.save(centres, table)
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         np.save(file, np.stack([np.asarray(scene.image) for scene in scenes]))
@@ -109,6 +116,11 @@ def compose_shard(composer: Composer, path: Path, cover: Path | None = None) -> 
 def cover_path(shard: Path) -> Path:
     """Return where the covers of a shard lie."""
     return shard.parent.parent / "cover" / shard.name
+
+
+def centres_path(shard: Path) -> Path:
+    """Return where the centres of a shard's subjects lie."""
+    return shard.parent.parent / "centres" / shard.name
 
 
 def _mark(work_dir: Path) -> tuple[str, int]:

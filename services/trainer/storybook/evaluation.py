@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from services.trainer.storybook.concepts import Concept
 from services.trainer.storybook.hard_captions import alternatives, complete
 from services.trainer.storybook.judge import Judge
 from services.trainer.storybook.plan import HELD_OUT_SEED, Description
@@ -46,13 +45,11 @@ def pixels_of(image: Image.Image, size_px: int) -> torch.Tensor:
     return torch.from_numpy(array.transpose(2, 0, 1) / 127.5 - 1.0)
 
 
-def retrieval(
-    judge: Judge, images: Sequence[Image.Image], accounts: Sequence[Description], concepts: dict[str, Concept]
-) -> Retrieval:
+def retrieval(judge: Judge, images: Sequence[Image.Image], accounts: Sequence[Description]) -> Retrieval:
     """Let a judge choose among 20 accounts for each picture: its own and 19 that differ from it in one thing."""
     lost: Counter[str] = Counter()
     for number, (image, account) in enumerate(zip(images, accounts, strict=True)):
-        wrong = alternatives(account, concepts, number)
+        wrong = alternatives(account, judge.concepts, number)
         scores = judge.scores(pixels_of(image, judge.size.size_px), [account, *(other for _, other in wrong)])
         best = int(scores.argmax())
         if best != 0:
@@ -86,13 +83,13 @@ def evaluate(
     illustrator: Illustrator,
     judge: Judge,
     composer: Composer,
-    concepts: dict[str, Concept],
     pictures: int,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Return the figures of a model, and those of real composites to hold them against.
 
     Args:
+        composer: of the judge's concepts.
         pictures: how many held-out scenes; as many again, others, are the real ones of KID.
         seed: of the pictures' noise; picture ``i`` has ``seed + i``.
     """
@@ -107,8 +104,8 @@ def evaluate(
     seconds = (time.monotonic() - started) / pictures
     others = features(judge, composites[pictures:])
     return {
-        "retrieval": _plain(retrieval(judge, drawn, accounts, concepts)),
-        "retrieval_of_composites": _plain(retrieval(judge, composites[:pictures], accounts, concepts)),
+        "retrieval": _plain(retrieval(judge, drawn, accounts)),
+        "retrieval_of_composites": _plain(retrieval(judge, composites[:pictures], accounts)),
         "kid": kid(features(judge, drawn), others),
         "kid_of_composites": kid(features(judge, composites[:pictures]), others),
         "seconds_a_picture": seconds,

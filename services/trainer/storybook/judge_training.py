@@ -19,12 +19,9 @@ from torch.nn import functional
 
 from services.trainer.storybook import composing, dataset, initialise, parts
 from services.trainer.storybook.judge import Judge, JudgeSize, labels
-from services.trainer.storybook.plan import Planner
+from services.trainer.storybook.plan import JUDGE_SEEDS, Planner
 
 logger = logging.getLogger(__name__)
-
-FIRST_SEED = 500_000_000
-"""The judge's scenes begin here; training scenes of the picture model lie below, held-out ones far above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +36,7 @@ class JudgeOptions:
     size: JudgeSize = field(default_factory=JudgeSize)
     seed: int = 0
     device: str = "cpu"
+    bf16: bool = False
 
 
 def judge_path(work_dir: Path) -> Path:
@@ -52,11 +50,17 @@ def compose(work_dir: Path, options: JudgeOptions) -> None:
     Raises:
         EditionError: if scenes of another edition or of other things are there.
     """
-    first = FIRST_SEED // dataset.SHARD_SCENES
+    first = JUDGE_SEEDS.start // dataset.SHARD_SCENES
     folder = work_dir / "judge"
     dataset.keep_to(folder, dataset.things(work_dir))
     workers = composing.start(
-        folder, options.size.size_px, options.workers, options.scenes, first_shard=first, parts_dir=work_dir
+        folder,
+        options.size.size_px,
+        options.workers,
+        options.scenes,
+        first_shard=first,
+        parts_dir=work_dir,
+        centres=True,
     )
     for worker in workers:
         if worker.wait() != 0:
@@ -76,7 +80,7 @@ def train(work_dir: Path, options: JudgeOptions, clock: Callable[[], float] = ti
     judge = Judge(known, options.size).to(device)
     initialise.channels_last(judge)
     optimiser = torch.optim.AdamW(judge.parameters(), lr=options.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
-    pictures, wanted = _scenes(folder, options.size.size_px, judge)
+    pictures, wanted, places = _scenes(folder, options.size.size_px, judge)
     state_path, step, spent_s = folder / "judge.pt", 0, 0.0
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -93,11 +97,12 @@ def train(work_dir: Path, options: JudgeOptions, clock: Callable[[], float] = ti
         chosen = np.sort(rng.integers(0, len(wanted), options.batch))
         chosen_pictures = [pictures[i // dataset.SHARD_SCENES][i % dataset.SHARD_SCENES] for i in chosen]
         pixels = torch.from_numpy(np.stack(chosen_pictures)).to(device)
-        target = wanted[chosen].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            maps = judge.features(_worn(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0, rng))
-        likelihoods = judge.log_likelihoods(maps.float(), target)
-        loss = -likelihoods.sum(dim=1).mean()
+        target, where = wanted[chosen].to(device), places[chosen].to(device)
+        pixels, where = _worn(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0, where, rng)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16 or device.type == "cuda"):
+            maps = judge.features(pixels)
+        found, pointed = (judge.log_likelihoods(maps.float(), target, centres) for centres in (None, where))
+        loss = -(found + pointed).sum(dim=1).mean()
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
@@ -116,27 +121,28 @@ def train(work_dir: Path, options: JudgeOptions, clock: Callable[[], float] = ti
     return judge_path(work_dir)
 
 
-def _scenes(folder: Path, size_px: int, judge: Judge) -> tuple[list[np.ndarray], torch.Tensor]:
-    """Return shards of pictures, left on disk until they are looked at, and int64 labels."""
+def _scenes(folder: Path, size_px: int, judge: Judge) -> tuple[list[np.ndarray], torch.Tensor, torch.Tensor]:
+    """Return shards of pictures, left on disk until they are looked at, int64 labels and float32 centres."""
     paths = dataset.shards(folder, size_px)
     if not paths:
         raise FileNotFoundError(f"no scenes for a judge in {folder}")
     planner = Planner(dataset.known(folder))
     wanted = [labels(planner.plan(seed), judge.numbers) for path in paths for seed in dataset.seeds_of(path)]
-    return [np.load(path, mmap_mode="r") for path in paths], torch.tensor(wanted)
+    centres = np.concatenate([np.load(dataset.centres_path(path)) for path in paths])
+    return [np.load(path, mmap_mode="r") for path in paths], torch.tensor(wanted), torch.from_numpy(centres)
 
 
-def _worn(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def _worn(pixels: torch.Tensor, centres: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Mirror, blur and roughen pictures at random, as those of a model are less clean than composites."""
     if rng.random() < 0.5:
-        pixels = pixels.flip(-1)
+        pixels, centres = pixels.flip(-1), torch.stack([1 - centres[..., 0], centres[..., 1]], dim=-1)
     if rng.random() < 0.4:
         side = int(pixels.shape[-1] * rng.uniform(0.4, 0.9))
         small = functional.interpolate(pixels, size=side, mode="area")
         pixels = functional.interpolate(small, size=pixels.shape[-1], mode="bilinear")
     if rng.random() < 0.4:
         pixels = pixels + torch.randn_like(pixels) * 0.06
-    return pixels.contiguous(memory_format=torch.channels_last)
+    return pixels.contiguous(memory_format=torch.channels_last), centres
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +154,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=usual.batch, help="pictures a step (%(default)s)")
     parser.add_argument("--width", type=int, default=usual.size.width, help="channels of the network (%(default)s)")
     parser.add_argument("--size-px", type=int, default=usual.size.size_px, help="of its pictures (%(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="on a CPU: faster if lscpu names avx512_bf16 or amx_bf16")
     parser.add_argument("--device", default=usual.device, help="cpu or cuda (%(default)s)")
 
 
@@ -160,6 +167,7 @@ def run(args: argparse.Namespace) -> Path:
         batch=args.batch,
         size=JudgeSize(args.width, args.size_px),
         device=args.device,
+        bf16=args.bf16,
     )
     compose(args.work_dir, options)
     return train(args.work_dir, options)

@@ -24,7 +24,7 @@ from services.trainer.storybook.cutouts import CutoutSource
 from services.trainer.storybook.light import Colour, sky
 from services.trainer.storybook.places import PLACES
 from services.trainer.storybook.plan import Description, Subject
-from services.trainer.storybook.scenes import Composer
+from services.trainer.storybook.scenes import Composer, Item
 from services.trainer.storybook.styles import Style
 
 CHARACTER = Concept("pim", (), "pim", "animal", 0.56, tuple(PLACES), 1.0)
@@ -101,13 +101,8 @@ class LessonComposer(Composer):
         place.paint(painter)
         return image
 
-    def _layout(
-        self, description: Description, style: Style, rng: random.Random
-    ) -> list[tuple[Image.Image, float, float, float, bool]]:
-        return [
-            (sprite, x + self.shift, foot, height, shadow)
-            for sprite, x, foot, height, shadow in super()._layout(description, style, rng)
-        ]
+    def _layout(self, description: Description, style: Style, rng: random.Random) -> list[Item]:
+        return [replace(item, x=item.x + self.shift) for item in super()._layout(description, style, rng)]
 
 
 def open_composer(work_dir: Path, size_px: int) -> LessonComposer:

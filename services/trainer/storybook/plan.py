@@ -25,9 +25,13 @@ PLACE_WEIGHTS = {
 TIME_WEIGHTS = {"day": 0.56, "night": 0.18, "sunset": 0.15, "morning": 0.11}
 WEATHER_WEIGHTS = {"clear": 0.64, "cloudy": 0.10, "rain": 0.12, "snow": 0.08, "fog": 0.06}
 COUNT_WEIGHTS = {0: 0.06, 1: 0.60, 2: 0.27, 3: 0.07}
+MAX_SUBJECTS = 4
+"""Most that a scene shows: three, and a table for one of them."""
 GROUNDED = ("person", "figure", "animal", "head")
 SEATS = ("sofa", "bench", "chair", "bed")
 COATS = ("red", "blue", "green", "yellow", "white", "black", "orange", "purple", "pink", "brown", "grey")
+JUDGE_SEEDS = range(500_000_000, 600_000_000)
+"""Scenes of these seeds are the judge's: any thing of a place may be in it, as nothing is to be new to a judge."""
 HELD_OUT_SEED = 1_000_000_000
 """Scenes of this seed and above are never trained on; each shows a subject in a place where training never had it."""
 
@@ -89,10 +93,12 @@ class Planner:
 
     def __init__(self, concepts: dict[str, Concept]) -> None:
         self._concepts = concepts
+        self._all: dict[str, dict[str, float]] = {}
         self._by_place: dict[str, dict[str, float]] = {}
         self._held_out: dict[str, dict[str, float]] = {}
         for place in PLACES:
             here = [concept for concept in concepts.values() if place in concept.places]
+            self._all[place] = {c.name: c.weight for c in here}
             self._by_place[place] = {c.name: c.weight for c in here if not is_held_out(c, place)}
             self._held_out[place] = {c.name: c.weight for c in here if is_held_out(c, place)}
 
@@ -112,7 +118,7 @@ class Planner:
         wanted = max(1, _pick(rng, COUNT_WEIGHTS)) if held_out else _pick(rng, COUNT_WEIGHTS)
         chosen: list[Subject] = []
         relations: list[Relation] = []
-        names = dict(self._by_place[place.name])
+        names = dict((self._all if seed in JUDGE_SEEDS else self._by_place)[place.name])
         while names and len(chosen) < wanted:
             first = held_out and not chosen
             concept = self._concepts[_pick(rng, self._held_out[place.name] if first else names)]

@@ -32,11 +32,37 @@ SEATS = {"sofa": 0.44, "bench": 0.45, "chair": 0.48, "bed": 0.5}
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A composed picture (RGB, square), what is in it, and where (L, of the same size; 255 where things stand)."""
+    """A composed picture, what is in it, and where.
+
+    Attributes:
+        image: RGB, square.
+        cover: L, of the same size; 255 where things stand.
+        centres: (x, y) of each subject of the description, of several alike the leftmost; fractions of the picture.
+    """
 
     image: Image.Image
     description: Description
     cover: Image.Image
+    centres: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A cut-out and where it goes; lengths are fractions of the picture.
+
+    Attributes:
+        subject: number of the subject that it shows.
+        x: of its middle.
+        foot: y of its lower edge.
+        shadow: whether it throws one on the ground.
+    """
+
+    subject: int
+    sprite: Image.Image
+    x: float
+    foot: float
+    height: float
+    shadow: bool
 
 
 class Composer:
@@ -63,8 +89,10 @@ class Composer:
         side = max(CANVAS_PX, 2 * self._size_px)
         ground = self._ground(description, rng, side)
         canvas = ground.convert("RGBA")
-        for sprite, x, foot, height, shadow in self._layout(description, style, rng):
-            _paste(canvas, sprite, x, foot, height, shadow=shadow)
+        centres: dict[int, tuple[float, float]] = {}
+        for item in self._layout(description, style, rng):
+            centre = _paste(canvas, item)
+            centres[item.subject] = min(centre, centres.get(item.subject, centre))
         image = canvas.convert("RGB")
         cover = ImageChops.difference(image, ground).convert("L").point(lambda value: 255 if value > _SEEN else 0)
         light.fall(image, description.weather, rng)
@@ -72,7 +100,8 @@ class Composer:
             image = image.resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BOX)
             image = style.apply(image, seed & 0xFFFF)
         size = (self._size_px, self._size_px)
-        return Scene(image.resize(size, Image.Resampling.BOX), description, cover.resize(size, Image.Resampling.BOX))
+        image, cover = (picture.resize(size, Image.Resampling.BOX) for picture in (image, cover))
+        return Scene(image, description, cover, tuple(centres[index] for index in range(len(centres))))
 
     def _ground(self, description: Description, rng: random.Random, side_px: int) -> Image.Image:
         return places.paint(description.place, description.time, description.weather, rng, side_px)
@@ -101,10 +130,8 @@ class Composer:
         light.darken(sprite, places.light_of(PLACES[description.place], description.time))
         return sprite
 
-    def _layout(
-        self, description: Description, style: Style, rng: random.Random
-    ) -> list[tuple[Image.Image, float, float, float, bool]]:
-        """Return (sprite, x, foot, height, shadow) from back to front, in fractions of the picture."""
+    def _layout(self, description: Description, style: Style, rng: random.Random) -> list[Item]:
+        """Return what is to be pasted, from back to front."""
         subjects, place = description.subjects, PLACES[description.place]
         total = sum(subject.count for subject in subjects)
         scale = {1: 1.4, 2: 1.05}.get(total, 0.85)
@@ -150,9 +177,10 @@ class Composer:
             boxes[index] = (x, foot, height)
             for k in range(subject.count):
                 offset = (k - (subject.count - 1) / 2) * min(0.62 / subject.count, height * 1.15)
-                item = (self._sprite(subject, description, style, rng), x + offset, foot, height)
                 grounded = concept.kind not in ("sky", "swim", "float", "float-space") and behind != 2
-                items.append((behind if behind == 2 else 0, foot, (*item, grounded)))
+                sprite = self._sprite(subject, description, style, rng)
+                item = Item(index, sprite, x + offset, foot, height, shadow=grounded)
+                items.append((behind if behind == 2 else 0, foot, item))
         return [item for _, _, item in sorted(items, key=lambda entry: (entry[0], entry[1]))]
 
 
@@ -220,16 +248,17 @@ def _with_held(person: Image.Image, thing: Image.Image, concept: Concept) -> Ima
     return canvas
 
 
-def _paste(canvas: Image.Image, sprite: Image.Image, x: float, foot: float, height: float, *, shadow: bool) -> None:
-    size = canvas.width
-    rows = max(4, round(size * height))
+def _paste(canvas: Image.Image, item: Item) -> tuple[float, float]:
+    """Paste, and return (x, y) of the middle of what was pasted."""
+    size, sprite, foot = canvas.width, item.sprite, item.foot
+    rows = max(4, round(size * item.height))
     columns = max(4, round(sprite.width * rows / sprite.height))
     if columns > size * 0.94:
         rows, columns = round(rows * size * 0.94 / columns), round(size * 0.94)
     sprite = sprite.resize((columns, rows), Image.Resampling.BILINEAR)
     half = columns / 2 / size
-    x = min(max(x, half - 0.02), 1.02 - half)
-    if shadow:
+    x = min(max(item.x, half - 0.02), 1.02 - half)
+    if item.shadow:
         unit = size / CANVAS_PX
         dark = Image.new("RGBA", (round(columns * 0.9 + 12 * unit), round(22 * unit)))
         edge = 6 * unit
@@ -237,6 +266,7 @@ def _paste(canvas: Image.Image, sprite: Image.Image, x: float, foot: float, heig
         dark = dark.filter(ImageFilter.BoxBlur(2 * unit))
         _overlay(canvas, dark, round(x * size - dark.width / 2), round(foot * size - dark.height / 2))
     _overlay(canvas, sprite, round(x * size - columns / 2), round(foot * size - rows))
+    return x, foot - rows / 2 / size
 
 
 def _overlay(canvas: Image.Image, sprite: Image.Image, left: int, top: int) -> None:

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[3]
 WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".arrow", ".parquet", ".npy", ".npz", ".h5",
 )  # fmt: skip
-# What Storybook draws with, and what the gloss engine knows.
-OWN = ("deploy/models/storybook/", "services/translation/data/")
+# What Storybook draws with and is judged by, and what the gloss engine knows.
+OWN = ("deploy/models/storybook/", "services/trainer/storybook/judge.safetensors", "services/translation/data/")
 
 
 def git(*arguments: str, given: str = "") -> list[str]:
@@ -50,5 +50,10 @@ def test_what_trainings_leave_in_a_checkout_is_ignored(name: str) -> None:
 
 
 def test_what_is_shipped_is_not_ignored() -> None:
-    shipped = [f"{OWN[0]}unet/diffusion_pytorch_model.safetensors", "deploy/models/whisper-base.yaml", "README.md"]
+    shipped = [
+        f"{OWN[0]}unet/diffusion_pytorch_model.safetensors",
+        OWN[1],
+        "deploy/models/whisper-base.yaml",
+        "README.md",
+    ]
     assert git("check-ignore", "--no-index", "--stdin", given="\n".join(shipped)) == []

@@ -16,7 +16,7 @@ from services.trainer.storybook import concepts, dataset, evaluation, hard_capti
 from services.trainer.storybook.concepts import Concept
 from services.trainer.storybook.hard_captions import alternatives, complete, shows_style, shows_time
 from services.trainer.storybook.judge import UNSEEN, Judge, JudgeError, JudgeSize, labels
-from services.trainer.storybook.plan import HELD_OUT_SEED, Description, Planner, Subject
+from services.trainer.storybook.plan import HELD_OUT_SEED, JUDGE_SEEDS, Description, Planner, Subject
 from services.trainer.storybook.scenes import Composer
 
 TINY = JudgeSize(width=8, size_px=32)
@@ -92,7 +92,8 @@ def trained(some: dict[str, Concept], tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(concepts, "load", lambda: some)
     composer = Composer(FlatCutouts(), some, TINY.size_px)
     for shard in range(10_000_000, 10_000_002):
-        dataset.compose_shard(composer, dataset.shard_path(tmp_path / "judge", TINY.size_px, shard))
+        path = dataset.shard_path(tmp_path / "judge", TINY.size_px, shard)
+        dataset.compose_shard(composer, path, centres=dataset.centres_path(path))
     clock = itertools.count().__next__  # a second a step
     options = judge_training.JudgeOptions(minutes=1, batch=32, size=TINY, learning_rate=4e-3)
     judge_training.train(tmp_path, options, clock)
@@ -100,7 +101,7 @@ def trained(some: dict[str, Concept], tmp_path: Path, monkeypatch: pytest.Monkey
     path = judge_training.train(tmp_path, replace(options, minutes=4), clock)
     second = torch.load(tmp_path / "judge" / "judge.pt", weights_only=True)
     assert (first["step"], second["step"]) == (60, 240)
-    return Judge.load(path, some)
+    return Judge.load(path)
 
 
 def test_a_judge_learns_and_the_evaluation_adds_up(trained: Judge, some: dict[str, Concept]) -> None:
@@ -124,15 +125,15 @@ def test_a_judge_learns_and_the_evaluation_adds_up(trained: Judge, some: dict[st
             del prompt, seed
             return Image.new("RGB", (64, 64), "grey")
 
-    honest = evaluation.evaluate(Honest(), trained, composer, some, 20)
-    blank = evaluation.evaluate(Blank(), trained, composer, some, 20)
+    honest = evaluation.evaluate(Honest(), trained, composer, 20)
+    blank = evaluation.evaluate(Blank(), trained, composer, 20)
     assert honest["retrieval"] == honest["retrieval_of_composites"]
     assert honest["kid"] == honest["kid_of_composites"]
     lost = honest["retrieval"]["lost_to"]
     assert sum(lost.values()) == round(20 * (1 - honest["retrieval"]["accuracy"]))
     assert blank["kid"] > 5 * abs(honest["kid"])
     # A few steps teach light and little more; chance is a quarter.
-    scenes = [composer.compose(seed) for seed in range(judge_training.FIRST_SEED, judge_training.FIRST_SEED + 60)]
+    scenes = [composer.compose(seed) for seed in JUDGE_SEEDS[:60]]
     told = [scene for scene in scenes if shows_time(scene.description)]
     maps = trained.features(torch.stack([evaluation.pixels_of(scene.image, TINY.size_px) for scene in told]))
     wanted = torch.tensor([labels(scene.description, trained.numbers) for scene in told])
@@ -147,14 +148,42 @@ def test_kid_is_near_zero_for_alike_and_large_for_unlike_sets() -> None:
     assert evaluation.kid(first, second + 1.0) > 1.0
 
 
-def test_a_judge_of_other_concepts_is_refused(
-    some: dict[str, Concept], known: dict[str, Concept], tmp_path: Path
+def test_a_judge_of_other_scenes_is_refused(
+    some: dict[str, Concept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Judge(some, TINY).save(tmp_path / "judge.safetensors", {})
-    with pytest.raises(JudgeError, match="other concepts"):
-        Judge.load(tmp_path / "judge.safetensors", known)
+    path = tmp_path / "judge.safetensors"
+    Judge(some, TINY).save(path, {})
+    assert Judge.load(path).numbers == {name: number for number, name in enumerate(some)}
+    with monkeypatch.context() as other:
+        other.setattr(dataset, "EDITION", "another")
+        with pytest.raises(JudgeError, match="other scenes"):
+            Judge.load(path)
+    monkeypatch.setattr(concepts, "load", lambda: dict(itertools.islice(some.items(), 11)))
+    with pytest.raises(JudgeError, match="other scenes"):
+        Judge.load(path)
     with pytest.raises(FileNotFoundError, match="`judge` command"):
-        Judge.load(tmp_path / "nothing", known)
+        Judge.load(tmp_path / "nothing")
+
+
+def test_a_pointed_look_is_at_one_place_only(some: dict[str, Concept]) -> None:
+    torch.manual_seed(0)
+    untrained = Judge(some, TINY)
+    dog = Description("meadow", "day", "clear", "flat", (Subject(next(iter(some.values())), "red"),))
+    wanted = torch.tensor([labels(dog, untrained.numbers)])
+    maps = torch.randn(1, 4 * TINY.width, 2, 2)
+    other = maps.clone()
+    other[:, :, 0, 0] += 1.0
+
+    def looked(seen: torch.Tensor, x: float, y: float) -> torch.Tensor:
+        centres = torch.tensor([x, y]).expand(1, judge.MAX_SUBJECTS, 2)
+        return untrained.log_likelihoods(seen, wanted, centres)[:, 4:]
+
+    assert torch.equal(looked(maps, 0.9, 0.2), looked(other, 0.9, 0.2))
+    assert not torch.allclose(looked(maps, 0.4, 0.2)[:, :2], looked(other, 0.4, 0.2)[:, :2])
+    assert not looked(maps, 0.4, 0.2)[:, 2:].any()
+    # Where there is one place only, there is nothing to find.
+    single = maps[..., :1, :1]
+    torch.testing.assert_close(looked(single, 0.5, 0.5), untrained.log_likelihoods(single, wanted)[:, 4:])
 
 
 def test_scores_do_not_depend_on_the_other_candidates(some: dict[str, Concept]) -> None:

@@ -13,7 +13,15 @@ from PIL import Image, ImageDraw
 from services.trainer.storybook import bodies, captions, concepts, dataset, drawings, light, places
 from services.trainer.storybook.concepts import Concept, ConceptError
 from services.trainer.storybook.cutouts import CutoutError
-from services.trainer.storybook.plan import HELD_OUT_SEED, Description, Planner, Relation, Subject, is_held_out
+from services.trainer.storybook.plan import (
+    HELD_OUT_SEED,
+    JUDGE_SEEDS,
+    Description,
+    Planner,
+    Relation,
+    Subject,
+    is_held_out,
+)
 from services.trainer.storybook.scenes import Composer
 from services.trainer.storybook.styles import STYLES
 
@@ -64,6 +72,26 @@ def test_the_cover_is_where_things_stand_whatever_the_weather(all_concepts: dict
     cover = _array(composer.draw(car, 3).cover)
     assert cover.max() == 255
     assert 0.02 < (cover > 0).mean() < 0.5
+
+
+def test_centres_are_where_the_subjects_stand(all_concepts: dict[str, Concept]) -> None:
+    composer = Composer(FlatCutouts(), all_concepts, 64)
+    car, dog = Subject(all_concepts["car"], "red"), Subject(all_concepts["dog"])
+    empty = Description("meadow", "day", "clear", "flat")
+    for seed in range(8):
+        alone = composer.draw(replace(empty, subjects=(car,)), seed)
+        ((x, y),) = alone.centres
+        ys, xs = np.nonzero(_array(alone.cover) > 128)
+        assert abs(x - xs.mean() / 64) < 0.06
+        assert abs(y - ys.mean() / 64) < 0.12  # its shadow is part of the cover
+        (left, _), (right, _) = composer.draw(
+            replace(empty, subjects=(car, dog), relations=(Relation(0, "to the left of", 1),)), seed
+        ).centres
+        assert left < right
+        flock = composer.draw(replace(empty, subjects=(replace(dog, count=3),)), seed)
+        assert len(flock.centres) == 1
+        assert flock.centres[0][0] < 0.45
+    assert composer.draw(empty, 0).centres == ()
 
 
 @pytest.mark.parametrize("name", ["bird", "helicopter", "rainbow", "rocket", "lighthouse", "castle"])
@@ -200,6 +228,13 @@ def test_held_out_pairs_are_never_trained_on(all_concepts: dict[str, Concept]) -
         chosen = [s for s in trained.subjects if s.concept.kind != "furniture"]
         assert not any(is_held_out(s.concept, trained.place) for s in chosen)
         assert any(is_held_out(s.concept, unseen.place) for s in unseen.subjects)
+
+
+def test_nothing_is_held_out_from_the_judge(all_concepts: dict[str, Concept]) -> None:
+    planner = Planner(all_concepts)
+    plans = [planner.plan(seed) for seed in JUDGE_SEEDS[:300]]
+    new = [any(is_held_out(s.concept, plan.place) for s in plan.subjects) for plan in plans]
+    assert 10 < sum(new) < 60
 
 
 def test_held_out_wordings_are_no_training_wordings(all_concepts: dict[str, Concept]) -> None:
