@@ -33,6 +33,7 @@ from gateway.routes import (
     models,
     narratives,
     page,
+    reference,
     uploads,
 )
 from gateway.settings import GatewaySettings
@@ -75,6 +76,8 @@ def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
         version=version("colorized-narrative"),
         summary="Speech goes in; an illustrated story comes out.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     problems.install(app)
     app.add_middleware(Edge, max_request_bytes=settings.max_request_bytes, upload_paths=_UPLOAD_PATHS)
@@ -92,7 +95,7 @@ def create_app(settings: GatewaySettings, *, tracing: bool = False) -> FastAPI:
         adapters.router,
     ):
         app.include_router(router, dependencies=[Depends(require_key)])
-    for router in (health.router, page.router):
+    for router in (health.router, page.router, reference.router):
         app.include_router(router)
     if tracing:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor

@@ -53,6 +53,8 @@ class NarrativeRequest(BaseModel):
     options: NarrativeOptions = Field(default_factory=NarrativeOptions)
 
 
+# A place in the document, for only of what FastAPI reads itself does it keep the parts in a place of its own.
+_DEFS = "#/paths/~1v1~1narratives/post/requestBody/content/application~1json/schema/$defs/{model}"
 _FORM = {
     "type": "object",
     "required": ["file"],
@@ -73,7 +75,7 @@ _FORM = {
             "required": True,
             "content": {
                 "multipart/form-data": {"schema": _FORM},
-                "application/json": {"schema": NarrativeRequest.model_json_schema(ref_template="#/$defs/{model}")},
+                "application/json": {"schema": NarrativeRequest.model_json_schema(ref_template=_DEFS)},
             },
         }
     },

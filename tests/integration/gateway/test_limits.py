@@ -60,7 +60,7 @@ async def test_keys(fakes: Ensemble, tmp_path: Path) -> None:
         narrative_id = await api.create()
         assert (await api.finished(narrative_id))["status"] == "succeeded"
         async with httpx.AsyncClient(base_url=api.http.base_url) as stranger:
-            for path in ("/healthz", "/readyz", "/metrics", "/docs", "/"):
+            for path in ("/healthz", "/readyz", "/metrics", "/docs", "/docs/swagger-ui.css", "/"):
                 assert (await stranger.get(path)).status_code == 200
 
 
