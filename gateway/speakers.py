@@ -46,7 +46,8 @@ async def describe(
     """Writes the scene of one speaker and its prompt in English.
 
     Lines in a language that the scene writer does not read are translated first, line by line, so that a speaker may
-    mix languages; where the prompt that comes out is not English it is translated last.
+    mix languages; where the prompt that comes out is not English it is translated last. Of a speaker of whose lines a
+    translation leaves nothing the scene is that of somebody who talks.
 
     Returns:
         The speaker's entry of story.json without its pictures, and "lines": segment id -> its texts.
@@ -66,10 +67,7 @@ async def describe(
             end_s=segment["end_s"],
         )
         for segment in segments
-        if translated.get(segment["id"], segment["text"]).strip()
     ]
-    if not lines:
-        raise ModelOutputInvalid(f"nothing that {speaker} said could be translated with the engine {engine!r}")
     response = await services.describe(
         prompt_pb2.DescribeSpeakerRequest(speaker=speaker, lines=lines, language=language, style=options.style)
     )
@@ -106,6 +104,8 @@ def _texts(segment: dict[str, Any], translation: str | None, normalized: str | N
         # The scene writer mended the translation; nobody mended what was said.
         texts = {"normalized_text": segment["text"]}
         english = (normalized or translation) if target == ENGLISH else segment["english_text"]
+        # A gloss of "угу, ну вот." is a full stop.
+        english = english if any(map(str.isalnum, english)) else ""
     return texts | ({"english_text": english} if english else {})
 
 

@@ -93,12 +93,14 @@ class PromptEngine(Protocol):
     ) -> SpeakerScene:
         """Turns the lines of one speaker into a scene and a visual prompt.
 
+        Of lines without a word ("...") comes what is seen of somebody who only talks.
+
         Args:
             style: used instead of the one the LLM would choose; empty to let it choose.
             model: as for ``normalize``.
 
         Raises:
-            InvalidParameter: a language the LLM does not read, no text, or lines outside the limits.
+            InvalidParameter: a language the LLM does not read, no lines, or lines outside the limits.
             ModelNotFound, QueueFull: as for ``normalize``.
             ModelOutputInvalid: the LLM broke its contract twice.
             ServiceUnavailable: the LLM server is down.

@@ -135,8 +135,6 @@ class ScenePipeline:
 
     async def _describe(self, speaker: str, lines: Sequence[Line], language: str, style: str) -> SpeakerScene:
         normalized = await asyncio.gather(*(self.normalize_text(line.text, language) for line in lines))
-        if not any(normalized):
-            raise InvalidParameter(f"{speaker} has no text", field="lines.text")
         scene = await self.extract_scene([text for text in normalized if text], language)
         if wanted := tidy_phrase(style):
             scene = Scene(scene.scene, wanted, scene.details)

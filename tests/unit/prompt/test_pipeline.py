@@ -43,6 +43,28 @@ async def test_someone_who_only_talks_is_seen_talking(make_pipeline: Any, fake_l
     assert llm.asked == []
 
 
+@pytest.mark.parametrize("text", [" \n ", ".", "...", "♪", "?!"])
+@pytest.mark.parametrize("language", ["en", "ru"])
+async def test_someone_who_says_no_word_is_seen_talking(
+    text: str, language: str, make_pipeline: Any, fake_llm: Any
+) -> None:
+    llm = fake_llm(INVENTED)
+    pipeline = make_pipeline(llm, languages=["en", "ru"])
+    described = await pipeline.describe("SPEAKER_00", [line(text)], language)
+    assert described.scene == templates(language).only_talk
+    assert described.visual_prompt.startswith(templates(language).only_talk.scene)
+    assert (described.text, described.lines[0].normalized_text) == ("", "")
+    assert llm.asked == []
+
+
+async def test_speakers_who_say_no_word_do_not_end_the_others_scenes(make_pipeline: Any, fake_llm: Any) -> None:
+    lines = [line(GIRL, "A", 0), line(".", "B", 1), line(GIRL, "C", 2)]
+    items = [item async for item in make_pipeline(fake_llm(GOOD)).process(lines, "en")]
+    scenes = {item.speaker: item.scene for item in items if isinstance(item, SpeakerScene)}
+    assert scenes.keys() == {"A", "B", "C"}
+    assert scenes["B"] == templates("en").only_talk
+
+
 async def test_a_given_style_replaces_the_chosen_one(make_pipeline: Any, fake_llm: Any) -> None:
     described = await make_pipeline(fake_llm(GOOD)).describe("SPEAKER_00", [line(GIRL)], "en", "oil painting")
     assert described.scene.style == "oil painting"
@@ -143,7 +165,6 @@ async def test_a_caller_that_goes_away_stops_the_rest(make_pipeline: Any) -> Non
         ([line(GIRL)], "fr", "", "language"),
         ([line(GIRL)], "", "", "language"),
         ([line(GIRL)], "ru", "", "language"),
-        ([line(" \n ")], "en", "", "lines.text"),
         ([line("a" * 4001)], "en", "", "lines"),
         ([line(GIRL)] * 2001, "en", "", "lines"),
         ([line(GIRL, "SPEAKER_01")], "en", "", "lines"),
