@@ -9,8 +9,8 @@ import jinja2
 
 # The page brings everything along; whatever a recording might smuggle in cannot load or send anything.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; img-src data:; media-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'"
+    "default-src 'none'; img-src data:; media-src 'self' blob: data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
 # Hues far from one another, for speakers in order; they repeat after the last.
 _HUES = (262, 18, 150, 205, 330, 45, 95, 290)

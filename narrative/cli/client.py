@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,19 +69,30 @@ class Client:
             ServiceUnavailable: nobody answers at the URL.
             InvalidParameter: something in it is no text.
         """
-        try:
+        with self._errors():
             response = self._http.request(method, path, **kwargs)
-        except httpx.ConnectError as error:
-            raise ServiceUnavailable(
-                f"no gateway answers at {self.url}; start the ensemble with `narrate up` or name another with --url"
-            ) from error
-        except httpx.HTTPError as error:
-            raise ServiceUnavailable(f"{self.url}: {error}") from error
-        except UnicodeEncodeError as error:
-            raise InvalidParameter(f"{error.object!r} is no text in UTF-8") from error
         if not response.is_success:
             raise ApiError(_detail(response))
         return response
+
+    def download(self, path: str, target: Path) -> None:
+        """Writes what is answered to a file, in pieces; the file is whole in the end, or as it was before.
+
+        Raises:
+            NarrativeError: as ``request``.
+        """
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with self._errors(), self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    response.read()
+                    raise ApiError(_detail(response))
+                with part.open("wb") as file:
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
 
     def document(self, method: str, path: str, field: str, **kwargs: Any) -> dict[str, Any]:
         """Sends a request and returns the JSON object that is answered.
@@ -136,6 +148,19 @@ class Client:
                     raise ServiceUnavailable(f"lost the gateway at {self.url}: {error}") from error
                 # A gateway that was restarted is back within seconds.
                 time.sleep(min(5.0, 0.2 * 2**failures))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise ServiceUnavailable(
+                f"no gateway answers at {self.url}; start the ensemble with `narrate up` or name another with --url"
+            ) from error
+        except httpx.HTTPError as error:
+            raise ServiceUnavailable(f"{self.url}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise InvalidParameter(f"{error.object!r} is no text in UTF-8") from error
 
 
 def open_client(url: str | None, api_key: str) -> Client:

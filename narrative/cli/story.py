@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,9 @@ from narrative.cli.console import ApiKey, Url, err, out
 from narrative.cli.ensemble import ensemble
 from narrative.cli.output import check_folder
 from narrative.errors import InvalidParameter
+
+# A recording too long to be put into the page is linked beside it.
+_LINKED_AUDIO = re.compile(rb'(<audio\b[^>]*\ssrc=)"audio"')
 
 Recording = Annotated[Path, typer.Argument(help="Audio or video file: wav, flac, mp3, m4a, ogg, webm, mp4, mkv.")]
 
@@ -143,7 +147,7 @@ def follow(client: Client, narrative_id: str) -> None:
 
 
 def write_story(client: Client, narrative_id: str, folder: Path) -> None:
-    """Writes story.json, story.html and the pictures into a folder."""
+    """Writes story.json, story.html and the pictures into a folder, and the recording where the page links it."""
     folder.mkdir(parents=True, exist_ok=True)
     base = f"/v1/narratives/{narrative_id}"
     told = client.document("GET", f"{base}/story.json", "speakers")
@@ -153,7 +157,18 @@ def write_story(client: Client, narrative_id: str, folder: Path) -> None:
             (folder / name).write_bytes(client.request("GET", f"{base}/images/{image['index']}").content)
             image["file"] = name
     (folder / "story.json").write_text(json.dumps(told, ensure_ascii=False, indent=2), encoding="utf-8")
-    (folder / "story.html").write_bytes(client.request("GET", f"{base}/story.html").content)
+    page = client.request("GET", f"{base}/story.html").content
+    if _LINKED_AUDIO.search(page):
+        name = f"audio{_suffix(told.get('filename', ''))}"
+        client.download(f"{base}/audio", folder / name)
+        page = _LINKED_AUDIO.sub(rf'\g<1>"{name}"'.encode(), page, count=1)
+    (folder / "story.html").write_bytes(page)
+
+
+def _suffix(filename: str) -> str:
+    """What tells a browser the container of a recording; nothing that would need quoting in the page."""
+    suffix = Path(filename).suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else ""
 
 
 def show_summary(told: dict[str, Any]) -> None:
