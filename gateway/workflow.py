@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
+
 from gateway import speakers
 from gateway.clients import Services
 from gateway.events import Emitter, EventLog
@@ -24,10 +26,12 @@ from gateway.settings import GatewaySettings
 from gateway.store import audio_key, narrative_key, speaker_key, story_key, transcript_key
 from gateway.transcript import transcribe
 from gateway.worker import Worker
-from narrative.errors import NoSpeech
+from narrative.errors import NarrativeError, NoSpeech
 from narrative.objects import Objects
 from narrative.runtime.metrics import UNFINISHED
+from narrative.v1 import common_pb2
 
+log = structlog.get_logger()
 # Progress is for people; more often would only fill the table.
 _STEP_EVERY_S = 0.25
 
@@ -97,7 +101,7 @@ class _Telling:
                 for number, name in enumerate(transcript["speakers"])
             ]
         )
-        story = _assemble(self._job, transcript, told)
+        story = _assemble(self._job, transcript, told, await self._painter())
         self._progress.put_document(story_key(self._job.id), _json_bytes(story))
 
     async def _transcribe(self) -> dict[str, Any]:
@@ -126,6 +130,19 @@ class _Telling:
                 )
             )
         return {**told, "images": [{**image, "url": image_url(self._job.id, image["index"])} for image in images]}
+
+    async def _painter(self) -> str:
+        """Id of the model that drew; empty where that is the default and diffusion does not say which it is."""
+        if self._options.model:
+            return self._options.model
+        try:
+            models = await self._services.models("diffusion")
+        except NarrativeError as error:
+            # Everything is drawn: no story fails for a name.
+            log.info("picture model not known", reason=str(error))
+            return ""
+        painters = [model for model in models if model.task == common_pb2.TASK_TEXT_TO_IMAGE]
+        return next((model.id for model in painters if model.is_default), "")
 
     async def _once(self, key: str, make: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """What was made under ``key``, or is made now."""
@@ -180,7 +197,7 @@ async def _together(parts: list[Awaitable[T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _assemble(job: Job, transcript: dict[str, Any], told: list[dict[str, Any]]) -> dict[str, Any]:
+def _assemble(job: Job, transcript: dict[str, Any], told: list[dict[str, Any]], painter: str) -> dict[str, Any]:
     texts = {key: value for speaker in told for key, value in speaker["lines"].items()}
     return {
         "id": job.id,
@@ -190,7 +207,7 @@ def _assemble(job: Job, transcript: dict[str, Any], told: list[dict[str, Any]]) 
         "language": transcript["language"],
         "segments": [_with_texts(segment, texts[str(segment["id"])]) for segment in transcript["segments"]],
         "speakers": [{key: value for key, value in speaker.items() if key != "lines"} for speaker in told],
-        "models": transcript["models"] | {"image": job.options.get("model", "")},
+        "models": transcript["models"] | {"image": painter},
         "options": job.options,
     }
 

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from gateway.clients import Services
+from narrative.errors import ServiceUnavailable
+from narrative.v1 import common_pb2
 from tests.integration.gateway.conftest import Api, serving, wav
 from tests.integration.gateway.fakes import Ensemble, png
 
@@ -114,6 +117,36 @@ async def test_an_upload_can_be_told_twice(api: Api) -> None:
         response = await api.http.post("/v1/narratives", json=body)
         assert response.status_code == 202, response.text
         assert (await api.finished(response.json()["id"]))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("asked", ["", "fake-painter"])
+async def test_a_story_says_which_models_made_it(api: Api, asked: str) -> None:
+    narrative_id = await api.create({"model": asked})
+    await api.finished(narrative_id)
+
+    told = (await api.http.get(f"/v1/narratives/{narrative_id}/story.json")).json()
+
+    assert told["models"] == {
+        "transcription": "fake-asr",
+        "diarization": "fake-diarization",
+        "image": "fake-painter",
+    }
+    assert told["options"]["model"] == asked
+
+
+async def test_a_story_needs_no_name_of_a_model(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def models(services: Services, service: str) -> list[common_pb2.Model]:
+        if service == "diffusion":
+            raise ServiceUnavailable("diffusion does not answer")
+        return await known(services, service)
+
+    known = Services.models
+    monkeypatch.setattr(Services, "models", models)
+    narrative_id = await api.create()
+
+    assert (await api.finished(narrative_id))["status"] == "succeeded"
+    told = (await api.http.get(f"/v1/narratives/{narrative_id}/story.json")).json()
+    assert told["models"]["image"] == ""
 
 
 async def test_narratives_are_listed_from_the_newest_in_pages(api: Api) -> None:
