@@ -36,6 +36,8 @@ FULL_NAMES = {
 
 
 _CHUNK_BYTES = 256 * 1024
+# Less than the translation service takes in one request (its max_texts), and soon done.
+_TEXTS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,26 @@ class Services:
             return response
 
     async def translate(self, texts: Sequence[str], source: str, target: str, engine: str) -> tuple[list[str], str]:
-        """Translates texts one by one and says which engine did it; languages are ISO 639-1 codes."""
-        request = translation_pb2.TranslateRequest(
-            texts=texts, source_language=source, target_language=target, engine=engine
-        )
-        with rpc_errors("translation"):
-            response = await self._translation.Translate(
-                request, timeout=self._settings.translation_deadline_s, metadata=call_metadata()
+        """Translates texts one by one and says which engine did it; languages are ISO 639-1 codes.
+
+        Many texts go in several requests, one after the other, each with a deadline of its own.
+        """
+        translated: list[str] = []
+        used = engine
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            request = translation_pb2.TranslateRequest(
+                texts=texts[start : start + _TEXTS_AT_ONCE],
+                source_language=source,
+                target_language=target,
+                engine=engine,
             )
-            return list(response.texts), str(response.engine)
+            with rpc_errors("translation"):
+                response = await self._translation.Translate(
+                    request, timeout=self._settings.translation_deadline_s, metadata=call_metadata()
+                )
+            translated += response.texts
+            used = str(response.engine)
+        return translated, used
 
     async def check_drawing(self, request: diffusion_pb2.GenerateImagesRequest) -> None:
         """Raises what ``generate`` would raise about the request itself; that one was accepted is kept for a while."""

@@ -83,7 +83,9 @@ class PromptSettings(ServiceSettings):
         False, description="Let the LLM mend typing errors; off, rules mend punctuation, spaces and capitals only."
     )
 
-    max_lines: int = Field(2000, ge=1, description="Most lines in one call.")
+    max_lines: int = Field(
+        20_000, ge=1, description="Most lines in one call; four hours of one speaker's lines of a second are 14,400."
+    )
     max_line_chars: int = Field(4000, ge=1, description="Longest line, in characters.")
     max_text_chars: int = Field(
         600,

@@ -131,3 +131,11 @@ async def test_wordless_lines_beside_others_change_nothing(services: Services) -
     beside = await describe(services, said("Угу.", GIRL, "Ну вот."))
     assert beside["prompt"] == alone["prompt"]
     assert beside["lines"].keys() == {"0", "1", "2"}
+
+
+async def test_a_speaker_of_600_lines_is_translated_in_pieces(services: Services) -> None:
+    things = ["Кот спит.", "Идёт снег.", "Идёт дождь."]
+    told = await describe(services, said(*(things[number % 3] for number in range(600))))
+    english = [told["lines"][str(number)]["english_text"] for number in range(600)]
+    assert english == ["A cat sleeping.", "Snow falling.", "Rain falling."] * 200
+    assert "cat" in told["scene"]

@@ -65,6 +65,13 @@ async def test_speakers_who_say_no_word_do_not_end_the_others_scenes(make_pipeli
     assert scenes["B"] == templates("en").only_talk
 
 
+async def test_one_speaker_may_talk_for_four_hours(make_pipeline: Any, fake_llm: Any) -> None:
+    lines = [line("Yes, I think so.", number=number) for number in range(4 * 3600)]
+    described = await make_pipeline(fake_llm(GOOD)).describe("SPEAKER_00", [*lines, line(GIRL)], "en")
+    assert described.scene.scene == GOOD["scene"]
+    assert len(described.lines) == 4 * 3600 + 1
+
+
 async def test_a_given_style_replaces_the_chosen_one(make_pipeline: Any, fake_llm: Any) -> None:
     described = await make_pipeline(fake_llm(GOOD)).describe("SPEAKER_00", [line(GIRL)], "en", "oil painting")
     assert described.scene.style == "oil painting"
@@ -166,7 +173,7 @@ async def test_a_caller_that_goes_away_stops_the_rest(make_pipeline: Any) -> Non
         ([line(GIRL)], "", "", "language"),
         ([line(GIRL)], "ru", "", "language"),
         ([line("a" * 4001)], "en", "", "lines"),
-        ([line(GIRL)] * 2001, "en", "", "lines"),
+        ([line(GIRL)] * 20_001, "en", "", "lines"),
         ([line(GIRL, "SPEAKER_01")], "en", "", "lines"),
         ([line(GIRL)], "en", "x" * 201, "style"),
     ],
