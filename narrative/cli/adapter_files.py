@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from narrative.cli.client import open_client
-from narrative.cli.console import ApiKey, Url, err, out
+from narrative.cli.console import ApiKey, Url, err, out, print_table
 from narrative.cli.output import check_file, write
 from narrative.errors import InvalidInput, InvalidParameter
 
@@ -40,7 +40,7 @@ def list_adapters(url: Url = None, api_key: ApiKey = "") -> None:
         cells = (about.get("base"), about.get("rank"), about.get("trigger_word"))
         size = f"{adapter['size_bytes'] / 1e6:.1f} MB"
         table.add_row(adapter["name"], *map(_shown, cells), size, _shown(about.get("licence")), adapter["created_at"])
-    out.print(table)
+    print_table(table)
 
 
 @app.command("import")

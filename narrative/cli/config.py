@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings
 from rich.table import Table
 from rich.text import Text
 
-from narrative.cli.console import err, out
+from narrative.cli.console import err, print_table
 from narrative.errors import NotFound
 from narrative.settings import CommonSettings, read_settings
 
@@ -24,7 +24,7 @@ def config(
         bool, typer.Option("--changed", help="Show only settings that differ from the default.")
     ] = False,
 ) -> None:
-    """Show the settings in force: environment variable, value, default and meaning.
+    """Show the settings in force: environment variable, value, where that is from, and meaning.
 
     Each process registers its settings class as an entry point, so that this command imports no service by name.
     """
@@ -40,12 +40,12 @@ def config(
             continue
         table = settings_table(name, settings, changed)
         if table.row_count:
-            out.print(table)
+            print_table(table, last_below=True)
 
 
 def settings_table(name: str, settings: type[BaseSettings], changed: bool) -> Table:
     """A table of one settings class; keys (fields without ``repr``) and passwords in URLs are hidden."""
-    table = Table("variable", "value", "meaning", title=name, title_justify="left", expand=True)
+    table = Table("variable", "value", "from", "meaning", title=name, title_justify="left")
     prefix = settings.model_config.get("env_prefix", "")
     values = read_settings(settings)
     for field_name, field in settings.model_fields.items():
@@ -57,5 +57,6 @@ def settings_table(name: str, settings: type[BaseSettings], changed: bool) -> Ta
             continue
         shown = _HIDDEN if value and not field.repr else _PASSWORD.sub(rf"\1{_HIDDEN}@", str(value))
         variable = f"{prefix}{field_name}".upper()
-        table.add_row(variable, Text(shown, "" if is_default else "bold"), field.description or "")
+        origin = "environment" if field_name in values.model_fields_set else "default"
+        table.add_row(variable, Text(shown, "" if is_default else "bold"), origin, field.description or "")
     return table

@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from narrative.cli.client import open_client
-from narrative.cli.console import ApiKey, Url, out
+from narrative.cli.console import ApiKey, Url, out, print_table
 
 
 def gpus(url: Url = None, api_key: ApiKey = "") -> None:
@@ -16,9 +16,9 @@ def gpus(url: Url = None, api_key: ApiKey = "") -> None:
         title = (
             f"{device['id']} {device['name']}: {size(device['booked_bytes'])} of {size(device['budget_bytes'])} booked"
         )
-        out.print(_table(title, device["models"]))
+        print_table(_table(title, device["models"]))
     if state["away"]:
-        out.print(_table("on no device", state["away"]))
+        print_table(_table("on no device", state["away"]))
     for waiting in state["waiting"]:
         line = f"{waiting['owner']} waits for {size(waiting['num_bytes'])} for {waiting['model']}"
         out.print(f"{line}, {waiting['waited_s']:.1f} s so far")

@@ -6,8 +6,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from narrative.catalogue import Catalogue, ModelEntry
-from narrative.cli.console import err, out
+from narrative.catalogue import Catalogue, HubSource, ModelEntry, PackageSource
+from narrative.cli.console import err, out, print_table
 from narrative.errors import NarrativeError, WeightsMissing
 from narrative.settings import CommonSettings, read_settings
 from narrative.weights import pull
@@ -19,14 +19,14 @@ Names = Annotated[list[str] | None, typer.Argument(help="Models by catalogue id;
 
 @app.command("list")
 def list_models() -> None:
-    """Show every model of the catalogue and whether its weights are here."""
+    """Show every model of the catalogue, where its weights come from and whether they are here."""
     catalogue, folder = Catalogue(), read_settings(CommonSettings).models_dir
-    table = Table("model", "task", "size", "licence", "profiles", "here")
+    table = Table("model", "task", "size", "licence", "profiles", "here", "from")
     for entry in catalogue:
         size = f"{entry.size_bytes / 1e6:,.0f} MB" if entry.size_bytes else "?"
         here = "yes" if catalogue.location(entry, folder).is_dir() else "no"
-        table.add_row(entry.id, entry.task, size, entry.licence, ", ".join(entry.profiles), here)
-    out.print(table)
+        table.add_row(entry.id, entry.task, size, entry.licence, ", ".join(entry.profiles), here, _origin(entry))
+    print_table(table, last_below=True)
 
 
 @app.command("pull")
@@ -59,6 +59,16 @@ def pull_all(entries: list[ModelEntry]) -> None:
         with err.status(f"{entry.id}: checking") as status:
             path = pull(catalogue, entry, folder, lambda line, entry=entry: status.update(f"{entry.id}: {line}"))  # type: ignore[misc]
         err.print(Text.assemble(("✓", "green"), f" {entry.id} ", (str(path), "dim")), soft_wrap=True)
+
+
+def _origin(entry: ModelEntry) -> str:
+    match entry.source:
+        case PackageSource(packages=packages):
+            return f"packages {', '.join(packages)}"
+        case HubSource(repository=repository):
+            return f"hub {repository}"
+        case _:
+            return "this repository"
 
 
 def _select(names: list[str] | None, profile: str) -> list[ModelEntry]:

@@ -11,7 +11,7 @@ import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.table import Table
 
-from narrative.cli.console import out
+from narrative.cli.console import out, print_table
 from narrative.cli.gpus import size
 from narrative.errors import InvalidParameter, OutOfMemory
 from narrative.profiles import Turn, load_profile
@@ -121,7 +121,7 @@ def plan(
         story = f"{turn.story_s(ATTAINED * tflops, memory_gb_s):.1f} s"
         cost = f"{turn.weight_bytes / copy_gb_s / 1e9:.2f} s" if swaps else "-"
         table.add_row(turn.stage, turn.model, size(turn.weight_bytes), size(turn.num_bytes), place, story, cost)
-    out.print(table)
+    print_table(table)
     out.print(f"{size(made.left_bytes)} are left, after {size(RESERVE_BYTES)} for CUDA contexts.")
     out.print(
         f"A story is a minute of speech, three speakers and a picture each, reckoned at {ATTAINED:.0%} of {tflops:g} "

@@ -75,11 +75,7 @@ async def browsing(profile: Path) -> AsyncIterator[Browser]:
     options = f"--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir={profile}"
     pipes = f"--remote-debugging-pipe 3<&{its_orders} 4>&{its_answers}"
     process = await asyncio.create_subprocess_exec(
-        *(
-            "bash",
-            "-c",
-            f"exec {CHROMIUM} {options} --remote-debugging-pipe about:blank 3<&{its_orders} 4>&{its_answers}",
-        ),
+        *("bash", "-c", f"exec {CHROMIUM} {options} about:blank {pipes}"),
         pass_fds=(its_orders, its_answers),
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,

@@ -1,6 +1,7 @@
 """The command line against what people give it: one line that says what was wrong, whatever is in it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.cells import cell_len
 
+from narrative.catalogue import Catalogue
 from narrative.cli import ensemble, main
 from narrative.cli.adapter_files import _path
 from narrative.cli.client import Client, Event
@@ -135,7 +138,6 @@ def test_configurations_are_shown_without_what_is_secret(
         monkeypatch.setenv(f"NARRATIVE_{name}", "tell-nobody")
     monkeypatch.setenv("NARRATIVE_DATABASE_URL", "postgresql://somebody:tell-nobody@database/narratives")
     monkeypatch.setattr(sys, "argv", ["narrate", "config", "--changed"])
-    monkeypatch.setattr(out, "width", 200)
     with pytest.raises(SystemExit) as ended:
         main.main()
     assert not ended.value.code
@@ -143,6 +145,41 @@ def test_configurations_are_shown_without_what_is_secret(
     assert shown.count("•••") == len(keys) + 1
     assert "tell" not in shown
     assert "postgresql://somebody:•••@database/narratives" in shown
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that goes well writes to standard output."""
+    monkeypatch.setattr(sys, "argv", ["narrate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [80, 120, 0], ids=["narrow", "wide", "pipe"])
+def test_names_in_tables_are_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setenv("NARRATIVE_TRANSLATION__MAX_QUEUE", "7")
+    monkeypatch.setattr(out, "_force_terminal", bool(width))
+    monkeypatch.setattr(out, "width", width or 80)
+
+    settings = shown(monkeypatch, capsys, "config", "translation")
+    models = shown(monkeypatch, capsys, "models", "list")
+
+    assert "…" not in settings + models
+    assert not width or max(map(cell_len, (settings + models).splitlines())) <= width
+    rows = {name: line for line in settings.splitlines() for name in re.findall(r"NARRATIVE_TRANSLATION__\w+", line)}
+    assert {"NARRATIVE_TRANSLATION__TRITON_STARTUP_WAIT_S", "NARRATIVE_TRANSLATION__ENGINES"} <= rows.keys()
+    assert re.search(r"│ 7 +│ environment", rows["NARRATIVE_TRANSLATION__MAX_QUEUE"])
+    assert re.search(r"│ default", rows["NARRATIVE_TRANSLATION__TRITON_STARTUP_WAIT_S"])
+    for entry in Catalogue():
+        assert re.search(rf"\b{re.escape(entry.id)}\b", models)
+    if not width:
+        # A row is a line, for grep and its like.
+        assert re.search(r"whisper-large-v3 .* transcription .* hub Systran/faster-whisper-large-v3 ", models)
+        assert re.search(r"storybook .* text-to-image .* this repository ", models)
+        assert "Calls that may wait for a worker" in rows["NARRATIVE_TRANSLATION__MAX_QUEUE"]
 
 
 def test_an_ensemble_that_nobody_waits_for_any_more_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
