@@ -11,7 +11,7 @@ from gateway.clients import names_of
 from gateway.jobs import Job, digest
 from gateway.options import NarrativeOptions
 from gateway.parts import Gateway
-from gateway.speakers import WHISPER, drawing_request
+from gateway.speakers import WHISPER, drawing_request, not_understood, readable_languages, translator
 from gateway.store import audio_key
 from narrative.errors import InvalidInput, InvalidParameter, NarrativeError, NotFound, QueueFull
 from narrative.v1 import common_pb2
@@ -79,24 +79,30 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
 
 
 async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
-    """Refuses names that the services do not have, and drawings that diffusion would refuse later.
+    """Refuses names that the services do not have, drawings that diffusion would refuse later, and a language that
+    nobody would understand.
 
     Raises:
         InvalidParameter: says which names there are, or what is accepted.
         AdapterNotFound: names those there are.
     """
-    asr, diffusion, translation, _ = await asyncio.gather(
+    engine, by_whisper = options.translation_engine, options.translation_engine == WHISPER
+    asr, diffusion, translation, prompt, _ = await asyncio.gather(
         _models(gateway, "asr" if options.asr_model or options.language else ""),
         _models(gateway, "diffusion" if options.model else ""),
-        _models(gateway, "translation" if options.translation_engine not in ("", WHISPER) else ""),
+        _models(gateway, "translation" if (engine or options.language) and not by_whisper else ""),
+        _models(gateway, "prompt" if options.language and not by_whisper else ""),
         _check_drawing(gateway, options),
     )
     _check("asr_model", options.asr_model, names_of(asr, common_pb2.TASK_TRANSCRIPTION))
     _check("model", options.model, names_of(diffusion, common_pb2.TASK_TEXT_TO_IMAGE))
-    _check("translation_engine", options.translation_engine, names_of(translation, common_pb2.TASK_TRANSLATION))
+    _check("translation_engine", engine, names_of(translation, common_pb2.TASK_TRANSLATION))
     speech = [model for model in asr if model.task == common_pb2.TASK_TRANSCRIPTION]
     if speech and all(model.languages for model in speech):
         _check("language", options.language, {code for model in speech for code in model.languages})
+    readable, chosen = readable_languages(prompt), translator(translation, engine)
+    if readable and chosen.languages and options.language not in {"", *readable, *chosen.languages}:
+        raise not_understood([options.language], readable, chosen, field="language")
 
 
 async def _check_drawing(gateway: Gateway, options: NarrativeOptions) -> None:

@@ -2,15 +2,17 @@
 
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
+
+import structlog
 
 from gateway.clients import Drawn, Services
 from gateway.options import NarrativeOptions
 from gateway.progress import Progress
 from gateway.store import image_key
-from narrative.errors import ModelOutputInvalid
+from narrative.errors import InvalidParameter, ModelOutputInvalid
 from narrative.v1 import common_pb2, diffusion_pb2, prompt_pb2
 
 ENGLISH = "en"
@@ -18,15 +20,38 @@ IDENTITY = "identity"
 # The speech model's own translation, made while transcribing.
 WHISPER = "whisper"
 
+log = structlog.get_logger()
+
 StepDone = Callable[[int, int, int], None]
 ImageDone = Callable[[dict[str, Any]], None]
 
 
 def readable_languages(models: Sequence[common_pb2.Model]) -> frozenset[str]:
     """Languages that the default scene writer reads; empty for no limits."""
-    writers = [model for model in models if model.task == common_pb2.TASK_SCENE_WRITING]
-    default = next((model for model in writers if model.is_default), writers[0] if writers else None)
-    return frozenset(default.languages) if default else frozenset()
+    return frozenset(_chosen(models, common_pb2.TASK_SCENE_WRITING).languages)
+
+
+def translator(models: Sequence[common_pb2.Model], engine: str) -> common_pb2.Model:
+    """The translation engine of that name, the default one for an empty name; without languages for no limits."""
+    return _chosen(models, common_pb2.TASK_TRANSLATION, engine)
+
+
+def _chosen(models: Sequence[common_pb2.Model], task: "common_pb2.Task", name: str = "") -> common_pb2.Model:
+    able = [model for model in models if model.task == task and name in ("", model.id)]
+    return next((model for model in able if model.is_default), able[0] if able else common_pb2.Model())
+
+
+def not_understood(
+    spoken: Collection[str], readable: Collection[str], engine: common_pb2.Model, field: str
+) -> InvalidParameter:
+    """The error of languages that neither the scene writer nor the engine reads; it names those, and the way out."""
+    spoken, readable, accepted = (", ".join(sorted(codes)) for codes in (spoken, readable, engine.languages))
+    return InvalidParameter(
+        f"nobody here reads {spoken}: the scene writer reads {readable}, the translation engine {engine.id!r} "
+        f'{accepted}; with translation_engine "{WHISPER}" (narrate story --translation {WHISPER}) the speech model '
+        "translates",
+        field=field,
+    )
 
 
 def description_language(segments: Sequence[dict[str, Any]], readable: frozenset[str]) -> str:
@@ -34,14 +59,19 @@ def description_language(segments: Sequence[dict[str, Any]], readable: frozenset
     spoken_s: Counter[str] = Counter()
     for segment in segments:
         spoken_s[segment["language"]] += segment["end_s"] - segment["start_s"]
-    main = spoken_s.most_common(1)[0][0]
+    del spoken_s[""]
+    main = spoken_s.most_common(1)[0][0] if spoken_s else ENGLISH
     if not readable or main in readable:
         return main
     return ENGLISH if ENGLISH in readable else min(readable)
 
 
 async def describe(
-    services: Services, speaker: str, segments: Sequence[dict[str, Any]], options: NarrativeOptions
+    services: Services,
+    speaker: str,
+    segments: Sequence[dict[str, Any]],
+    options: NarrativeOptions,
+    spoken: Collection[str] = (),
 ) -> dict[str, Any]:
     """Writes the scene of one speaker and its prompt in English.
 
@@ -49,14 +79,27 @@ async def describe(
     mix languages; where the prompt that comes out is not English it is translated last. Of a speaker of whose lines a
     translation leaves nothing the scene is that of somebody who talks.
 
+    The language of a short line is easily misheard. Lines in one that the engine does not read are left out, and the
+    entry names their languages, as long as anybody says something that is understood.
+
+    Args:
+        spoken: languages of all lines of the recording; those of this speaker where none are given.
+
     Returns:
         The speaker's entry of story.json without its pictures, and "lines": segment id -> its texts.
+
+    Raises:
+        InvalidParameter: nothing was said in a language that is read here; names the way out.
     """
     readable = readable_languages(await services.models("prompt"))
     language = description_language(segments, readable)
     target = ENGLISH if ENGLISH in readable else language
     unread = [segment for segment in segments if readable and segment["language"] not in readable]
-    translated, engine = await _translate_lines(services, unread, target, options.translation_engine)
+    spoken = {*spoken, *(segment["language"] for segment in segments)}
+    translating = await _understood(services, unread, spoken, readable, target, options.translation_engine)
+    translated, engine = await _translate_lines(services, translating, target, options.translation_engine)
+    left_out = {segment["id"]: "" for segment in unread if segment["id"] not in translated}
+    translated |= left_out
 
     lines = [
         prompt_pb2.Line(
@@ -74,8 +117,7 @@ async def describe(
     scene = response.scene
     prompt = scene.visual_prompt
     if language != ENGLISH:
-        asked = "" if options.translation_engine == WHISPER else options.translation_engine
-        (prompt,), engine = await services.translate([prompt], language, ENGLISH, asked)
+        (prompt,), engine = await services.translate([prompt], language, ENGLISH, _asked(options.translation_engine))
     normalized = {line.line.id: line.normalized_text for line in response.lines}
     texts = {
         segment["id"]: _texts(segment, translated.get(segment["id"]), normalized.get(segment["id"]), target)
@@ -91,6 +133,7 @@ async def describe(
         "visual_prompt": scene.visual_prompt,
         "prompt": prompt,
         "translation_engine": engine,
+        "left_out_languages": sorted({segment["language"] for segment in segments if segment["id"] in left_out}),
         # Keys of JSON objects are strings, and what is kept between steps should not depend on how it is kept.
         "lines": {str(segment_id): text for segment_id, text in texts.items()},
     }
@@ -109,13 +152,50 @@ def _texts(segment: dict[str, Any], translation: str | None, normalized: str | N
     return texts | ({"english_text": english} if english else {})
 
 
+async def _understood(
+    services: Services,
+    unread: Sequence[dict[str, Any]],
+    spoken: Collection[str],
+    readable: frozenset[str],
+    target: str,
+    engine: str,
+) -> list[dict[str, Any]]:
+    """Those of the lines that can be translated.
+
+    Raises:
+        InvalidParameter: as ``describe``.
+    """
+    if not unread or _by_whisper(engine, target):
+        return list(unread)
+    chosen = translator(await services.models("translation"), _asked(engine))
+    accepted = frozenset(chosen.languages)
+    # Speech of which not even the language is known has an empty code, which no engine takes.
+    understood = [line for line in unread if line["language"] and (not accepted or line["language"] in accepted)]
+    if len(understood) < len(unread):
+        known = {language for language in spoken if language}
+        if known and accepted and not known & (accepted | readable):
+            raise not_understood(known, readable, chosen, field="translation_engine")
+        strange = Counter(line["language"] for line in unread if line not in understood)
+        log.info("lines left out in languages that nobody reads", engine=chosen.id, lines=dict(strange))
+    return understood
+
+
+def _by_whisper(engine: str, target: str) -> bool:
+    return engine == WHISPER and target == ENGLISH
+
+
+def _asked(engine: str) -> str:
+    """What the translation service calls an engine; the speech model's own is none of its."""
+    return "" if engine == WHISPER else engine
+
+
 async def _translate_lines(
     services: Services, segments: Sequence[dict[str, Any]], target: str, engine: str
 ) -> tuple[dict[int, str], str]:
     """Segment id -> translation, and the engine that made it."""
     if not segments:
         return {}, IDENTITY
-    if engine == WHISPER and target == ENGLISH:
+    if _by_whisper(engine, target):
         return {segment["id"]: segment["english_text"] for segment in segments}, WHISPER
     by_language: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for segment in segments:
@@ -123,7 +203,7 @@ async def _translate_lines(
     translated: dict[int, str] = {}
     used = IDENTITY
     for language, lines in by_language.items():
-        texts, used = await services.translate([line["text"] for line in lines], language, target, engine)
+        texts, used = await services.translate([line["text"] for line in lines], language, target, _asked(engine))
         translated |= {line["id"]: text for line, text in zip(lines, texts, strict=True)}
     return translated, used
 

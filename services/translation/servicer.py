@@ -38,9 +38,11 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
     def _check(self, request: translation_pb2.TranslateRequest) -> None:
         for field in ("source_language", "target_language"):
             code = getattr(request, field)
-            if not re.fullmatch("[a-z]{2}", code):
+            # Whisper knows languages without a code of two letters: "haw", "yue".
+            if not re.fullmatch("[a-z]{2,3}", code):
                 raise InvalidParameter(
-                    f"{field} must be an ISO 639-1 code such as 'ru', not {code[:20]!r}", field=field
+                    f"{field} must be an ISO 639-1 code such as 'ru', or one of ISO 639-3, not {code[:20]!r}",
+                    field=field,
                 )
         _check_sizes(request.texts, self._settings)
 

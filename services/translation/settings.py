@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from narrative.settings import TritonSettings
 
 EngineName = Literal["gloss", "ctranslate2", "llm", "triton", "fake"]
-LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
+LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 
 
 class TranslationSettings(TritonSettings):

@@ -15,6 +15,7 @@ from gateway import speakers
 from gateway.clients import Services
 from gateway.options import NarrativeOptions
 from gateway.settings import GatewaySettings
+from narrative.errors import InvalidParameter
 from narrative.runtime.server import Service, ServiceServer
 from narrative.settings import CommonSettings, ServiceSettings
 from services.prompt.engine import Line, ModelInfo, SpeakerScene
@@ -139,3 +140,30 @@ async def test_a_speaker_of_600_lines_is_translated_in_pieces(services: Services
     english = [told["lines"][str(number)]["english_text"] for number in range(600)]
     assert english == ["A cat sleeping.", "Snow falling.", "Rain falling."] * 200
     assert "cat" in told["scene"]
+
+
+@pytest.mark.parametrize("language", ["bg", "haw", "yue", ""])
+async def test_a_line_whose_language_was_misheard_is_left_out(services: Services, language: str) -> None:
+    told = await describe(services, said(GIRL, ("Да", language), DOG))
+    assert told["left_out_languages"] == [language]
+    assert told["lines"]["1"] == {"normalized_text": "Да"}
+    assert told["prompt"] == (await describe(services, said(GIRL, DOG)))["prompt"]
+
+
+async def test_a_speaker_who_was_only_misheard_is_seen_talking_as_long_as_others_are_understood(
+    services: Services,
+) -> None:
+    told = await describe(services, said(("Да", "bg")), spoken={"bg", "ru"})
+    assert (told["scene"], told["text"]) == (ONLY_TALK, "Да")
+    assert told["left_out_languages"] == ["bg"]
+
+
+async def test_where_nobody_is_understood_the_way_out_is_named(services: Services) -> None:
+    german = said(("Ein Mädchen sitzt im Gras.", "de"))
+    with pytest.raises(InvalidParameter, match=r"reads de.*writer reads en.*'gloss' ru.*translation whisper") as caught:
+        await describe(services, german)
+    assert caught.value.field == "translation_engine"
+    german[0]["english_text"] = "A girl is sitting in the grass."
+    told = await describe(services, german, speakers.WHISPER)
+    assert "girl" in told["scene"]
+    assert told["left_out_languages"] == []

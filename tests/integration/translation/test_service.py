@@ -82,6 +82,7 @@ async def test_same_language_comes_back_untouched() -> None:
         ({"target": "fr", "engine": "gloss"}, "target_language", "accepts en"),
         ({"engine": "google"}, "engine", "available: fake, gloss"),
         ({"engine": "google", "source": "en"}, "engine", "available: fake, gloss"),
+        ({"source": "haw", "engine": "gloss"}, "source_language", "accepts ru"),
         ({"source": "russian"}, "source_language", "ISO 639-1"),
         ({"source": ""}, "source_language", "ISO 639-1"),
         ({"target": "e\n"}, "target_language", "ISO 639-1"),

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from gateway.options import NarrativeOptions
-from gateway.speakers import _runs, description_language, drawing_request, png_size, readable_languages
+from gateway.speakers import _runs, description_language, drawing_request, png_size, readable_languages, translator
 from narrative.v1 import common_pb2
 
 
@@ -19,6 +19,8 @@ def said(*spoken: tuple[str, float]) -> list[dict[str, Any]]:
         (said(("ru", 5), ("en", 1)), {"en", "ru"}, "ru"),
         (said(("ru", 1), ("en", 1.5), ("ru", 1)), {"en", "ru"}, "ru"),
         (said(("fr", 5)), {"ru", "de"}, "de"),
+        (said(("", 5), ("ru", 1)), set(), "ru"),
+        (said(("", 5)), set(), "en"),
     ],
 )
 def test_a_speaker_is_described_in_the_language_mostly_spoken(
@@ -35,6 +37,17 @@ def test_the_default_scene_writer_says_what_it_reads() -> None:
     ]
     assert readable_languages(models) == {"en", "ru"}
     assert readable_languages([]) == frozenset()
+
+
+def test_the_default_engine_translates_unless_another_is_named() -> None:
+    models = [
+        common_pb2.Model(id="gloss", task="TASK_TRANSLATION", languages=["ru"]),
+        common_pb2.Model(id="llm", task="TASK_TRANSLATION", languages=["de", "ru"], is_default=True),
+        common_pb2.Model(id="gloss", task="TASK_SCENE_WRITING", languages=["en"]),
+    ]
+    assert (translator(models, "").id, translator(models, "gloss").id) == ("llm", "gloss")
+    assert list(translator(models, "gloss").languages) == ["ru"]
+    assert not translator(models, "other").languages
 
 
 def test_only_what_was_asked_for_reaches_the_painter() -> None:

@@ -1,0 +1,49 @@
+"""What the services say that they read decides which languages a narrative may be told to be in."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from narrative.v1 import common_pb2
+from tests.integration.gateway import fakes
+from tests.integration.gateway.conftest import Api, serving
+from tests.integration.gateway.fakes import Script, ensemble
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """A gateway whose speech model knows German, whose writer reads English and whose engine reads Russian."""
+    listed = fakes._models
+
+    def models(service: str, script: Script) -> list[common_pb2.Model]:
+        found = listed(service, script)
+        found[0].languages[:] = {"asr": ["de", "en", "ru"], "translation": ["ru"]}.get(service, found[0].languages)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fakes, "_models", models)
+        async with ensemble() as running, serving(running, tmp_path_factory.mktemp("gateway")) as api:
+            await api.http.get("/v1/models")
+            yield api
+
+
+@pytest.mark.parametrize("engine", ["", "gloss"])
+async def test_a_language_that_nobody_would_understand_is_refused_at_once(api: Api, engine: str) -> None:
+    refused = await api.post({"language": "de", "translation_engine": engine})
+    assert refused.status_code == 422, refused.text
+    problem = refused.json()
+    assert problem["field"] == "language"
+    assert "reads en" in problem["detail"]
+    assert "'gloss' ru" in problem["detail"]
+    assert 'translation_engine "whisper"' in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"language": "de", "translation_engine": "whisper"}, {"language": "ru"}, {"language": "en"}, {}]
+)
+async def test_a_language_that_somebody_reads_is_told(api: Api, options: dict[str, Any]) -> None:
+    assert (await api.finished(await api.create(options)))["status"] == "succeeded"
