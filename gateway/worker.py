@@ -113,7 +113,8 @@ class Worker(ABC, Generic[J]):
         kept = await self._jobs.create(job)
         if kept.id == job.id:
             self._begin(kept, is_new=True)
-        else:
+        elif kept.executor_id == self._executor_id:
+            # Another gateway's is left to it: it may be at work on it already, and tell DBOS only later.
             await self._submit(kept.id)
         return kept
 
