@@ -54,13 +54,27 @@ class DrawingOptions(BaseModel):
     adapters: list[AdapterOptions] = Field(default_factory=list, max_length=8, description="LoRA adapters, together.")
 
 
-class NarrativeOptions(DrawingOptions):
-    """Options of a narrative; each has a default, so that {} is a valid request."""
+class SpeakerOptions(BaseModel):
+    """How many speak; shared by narratives and transcriptions."""
 
-    language: Language = Field("", description="ISO 639-1 code of the language spoken; empty to detect it.")
     num_speakers: int | None = Field(None, ge=1, le=64, description="Exact number of speakers; estimated otherwise.")
     min_speakers: int | None = Field(None, ge=1, le=64, description="Lower bound of the estimate.")
     max_speakers: int | None = Field(None, ge=1, le=64, description="Upper bound of the estimate.")
+
+    @model_validator(mode="after")
+    def _check_speakers(self) -> Self:
+        if self.min_speakers and self.max_speakers and self.min_speakers > self.max_speakers:
+            raise ValueError("min_speakers is greater than max_speakers")
+        if self.num_speakers and (self.min_speakers or self.max_speakers):
+            raise ValueError("give num_speakers, or min_speakers and max_speakers, not both")
+        return self
+
+
+class NarrativeOptions(DrawingOptions, SpeakerOptions):
+    """Options of a narrative; each has a default, so that {} is a valid request."""
+
+    language: Language = Field("", description="ISO 639-1 code of the language spoken; empty to detect it.")
+    word_timestamps: bool = Field(False, description="Keep the words of every segment with their times.")
     temperature: float = Field(
         0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="Sampling temperature of the speech model; 0 is greedy."
     )
@@ -71,11 +85,3 @@ class NarrativeOptions(DrawingOptions):
         description='Engine of the translation service; "whisper" for the speech model\'s own; empty for the default.',
     )
     num_images: int = Field(1, ge=1, le=8, description="Pictures for each speaker.")
-
-    @model_validator(mode="after")
-    def _check_speakers(self) -> Self:
-        if self.min_speakers and self.max_speakers and self.min_speakers > self.max_speakers:
-            raise ValueError("min_speakers is greater than max_speakers")
-        if self.num_speakers and (self.min_speakers or self.max_speakers):
-            raise ValueError("give num_speakers, or min_speakers and max_speakers, not both")
-        return self

@@ -28,6 +28,7 @@ async def transcribe(
         min_speakers=options.min_speakers or 0,
         max_speakers=options.max_speakers or 0,
         temperature=options.temperature,
+        word_timestamps=options.word_timestamps,
         translate_to_english=options.translation_engine == WHISPER,
     )
     return await collect(services, asked, audio, on_progress)

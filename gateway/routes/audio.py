@@ -6,12 +6,12 @@ from typing import IO, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData
 
 from gateway.admission import check_options
 from gateway.intake import checked_recording, form_body, upload_form
-from gateway.options import Language, NameOrEmpty, NarrativeOptions
+from gateway.options import Language, NameOrEmpty, NarrativeOptions, SpeakerOptions
 from gateway.parts import Parts
 from gateway.problems import invalid_parameter, responses
 from gateway.subtitles import as_srt, as_text, as_vtt
@@ -23,7 +23,7 @@ from narrative.v1 import asr_pb2
 router = APIRouter(prefix="/v1/audio", tags=["openai"])
 
 
-class TranscriptionOptions(BaseModel):
+class TranscriptionOptions(SpeakerOptions):
     """Fields of the form beside the file."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -38,7 +38,6 @@ class TranscriptionOptions(BaseModel):
     timestamp_granularities: list[Literal["segment", "word"]] = Field(
         default=["segment"], description="For verbose_json; word adds the times of words."
     )
-    num_speakers: int | None = Field(None, ge=1, le=64, description="Exact number of speakers; estimated otherwise.")
 
 
 @router.post(
@@ -70,15 +69,18 @@ async def transcriptions(request: Request, gateway: Parts) -> Response:
             # The speech model is a narrative's asr_model; here it is the only one.
             plain = error.message.removeprefix("asr_")
             raise InvalidParameter(plain, field=error.field.removeprefix("asr_")) from error
+        counted = any((options.num_speakers, options.min_speakers, options.max_speakers))
         asked = asr_pb2.TranscribeOptions(
             filename=recording.filename,
             model=model,
             language=options.language,
             temperature=options.temperature,
             num_speakers=options.num_speakers or 0,
+            min_speakers=options.min_speakers or 0,
+            max_speakers=options.max_speakers or 0,
             word_timestamps="word" in options.timestamp_granularities,
             # Who spoke is not asked for, and finding out takes time.
-            skip_diarization=options.response_format in ("json", "text") and options.num_speakers is None,
+            skip_diarization=options.response_format in ("json", "text") and not counted,
         )
         transcript = await collect(gateway.services, asked, _pieces(recording.file))
     if not transcript["segments"]:

@@ -109,6 +109,10 @@ OPTIONS: dict[str, str] = {
     "images": '{"num_images": 1000}',
     "speakers": '{"num_speakers": -1}',
     "speakers bounds": '{"min_speakers": 5, "max_speakers": 2}',
+    "no speakers": '{"min_speakers": 0}',
+    "crowd": '{"max_speakers": 65}',
+    "words": '{"word_timestamps": "x"}',
+    "temperature": '{"temperature": NaN}',
     "speakers twice": '{"num_speakers": 2, "max_speakers": 2}',
     "seed": '{"seed": "seven"}',
     "negative prompt": '{"negative_prompt": "' + "x" * 100_000 + '"}',
@@ -133,6 +137,32 @@ async def test_options(bad: Api, kind: str) -> None:
     problem = check(await bad.post(OPTIONS[kind]), 422, "InvalidParameter")
 
     assert len(problem["detail"]) < 1000
+    await nothing_left(bad)
+
+
+TRANSCRIPTIONS: dict[str, dict[str, str]] = {
+    "none": {"num_speakers": "0"},
+    "least of none": {"min_speakers": "0"},
+    "negative": {"max_speakers": "-1"},
+    "NaN": {"min_speakers": "NaN"},
+    "half": {"max_speakers": "1.5"},
+    "crowd": {"max_speakers": "65"},
+    "bounds": {"min_speakers": "5", "max_speakers": "2"},
+    "twice": {"num_speakers": "2", "min_speakers": "2"},
+    "words": {"timestamp_granularities[]": "syllable"},
+    "temperature": {"temperature": "NaN"},
+    "negative temperature": {"temperature": "-0.1"},
+    "unknown": {"word_timestamps": "true"},
+}
+
+
+@pytest.mark.parametrize("kind", TRANSCRIPTIONS)
+async def test_transcriptions(bad: Api, kind: str) -> None:
+    files = {"file": ("talk.wav", wav())}
+    response = await bad.http.post("/v1/audio/transcriptions", files=files, data=TRANSCRIPTIONS[kind])
+
+    problem = check(response, 422, "InvalidParameter")
+    assert any(name.removesuffix("[]") in problem["detail"] for name in TRANSCRIPTIONS[kind])
     await nothing_left(bad)
 
 

@@ -52,6 +52,26 @@ async def test_verbose_transcriptions_know_who_spoke(api: Api) -> None:
     assert answer["words"][0] == {"word": "a", "start": 0.0, "end": 0.3, "speaker": "SPEAKER_00"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "asked", "diarized"),
+    [
+        ({}, (0, 0, 0), False),
+        ({"num_speakers": "2"}, (2, 0, 0), True),
+        ({"min_speakers": "2"}, (0, 2, 0), True),
+        ({"min_speakers": "2", "max_speakers": "3"}, (0, 2, 3), True),
+        ({"max_speakers": "1", "response_format": "verbose_json"}, (0, 0, 1), True),
+    ],
+)
+async def test_how_many_speak_can_be_said(
+    api: Api, fields: dict[str, str], asked: tuple[int, int, int], diarized: bool
+) -> None:
+    await transcribe(api, **fields)
+
+    (request,) = api.ensemble.script.requests
+    assert (request.num_speakers, request.min_speakers, request.max_speakers) == asked
+    assert request.skip_diarization is not diarized
+
+
 async def test_a_model_that_there_is_not_is_named_as_it_was_asked_for(api: Api) -> None:
     files = {"file": ("talk.wav", wav())}
     response = await api.http.post("/v1/audio/transcriptions", files=files, data={"model": "imaginary"})

@@ -134,6 +134,24 @@ async def test_a_story_says_which_models_made_it(api: Api, asked: str) -> None:
     assert told["options"]["model"] == asked
 
 
+async def test_a_story_has_the_times_of_words_where_they_were_asked_for(api: Api) -> None:
+    asked = {"word_timestamps": True, "temperature": 0.2, "min_speakers": 1, "max_speakers": 3}
+    with_words, without = await api.create(asked), await api.create()
+    for narrative_id in (with_words, without):
+        await api.finished(narrative_id)
+
+    told = (await api.http.get(f"/v1/narratives/{with_words}/story.json")).json()
+    assert told["segments"][0]["words"] == [{"word": "a", "start_s": 0.0, "end_s": 0.3, "probability": 0.8}]
+    assert told["options"] | asked == told["options"]
+    plain = (await api.http.get(f"/v1/narratives/{without}/story.json")).json()
+    assert "words" not in plain["segments"][0]
+    assert plain["options"]["word_timestamps"] is False
+    requests = [request for request in api.ensemble.script.requests if hasattr(request, "word_timestamps")]
+    assert [(one.min_speakers, one.max_speakers, one.temperature) for one in requests if one.word_timestamps] == [
+        (1, 3, 0.2)
+    ]
+
+
 async def test_a_story_needs_no_name_of_a_model(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async def models(services: Services, service: str) -> list[common_pb2.Model]:
         if service == "diffusion":
