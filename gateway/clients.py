@@ -36,8 +36,9 @@ FULL_NAMES = {
 
 
 _CHUNK_BYTES = 256 * 1024
-# Less than the translation service takes in one request (its max_texts), and soon done.
-_TEXTS_AT_ONCE = 128
+# Less than the translation service takes in one request (its max_texts), and soon done: others wait behind it, and
+# their clocks run.
+_TEXTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,35 @@ class Services:
     async def transcribe(
         self, options: asr_pb2.TranscribeOptions, audio: AsyncIterator[bytes]
     ) -> AsyncIterator[asr_pb2.TranscribeResponse]:
-        """Sends a recording in chunks of at most 1 MiB and yields progress, segments and the summary."""
+        """Sends a recording in chunks of at most 1 MiB and yields progress, segments and the summary.
+
+        The service's first answer comes when a worker takes the call: from then on it has ``asr_deadline_s``, however
+        long others were heard before it. That the service itself is gone is found out by the channel.
+
+        Raises:
+            DeadlineExceeded: the work takes longer.
+        """
 
         async def requests() -> AsyncIterator[asr_pb2.TranscribeRequest]:
             yield asr_pb2.TranscribeRequest(options=options)
             async for chunk in audio:
                 yield asr_pb2.TranscribeRequest(chunk=chunk)
 
+        allowed_s = self._settings.asr_deadline_s
         with rpc_errors("asr"):
-            call = self._asr.Transcribe(requests(), timeout=self._settings.asr_deadline_s, metadata=call_metadata())
+            call = self._asr.Transcribe(requests(), metadata=call_metadata())
+            responses = aiter(call)
+            until: float | None = None
             try:
-                async for response in call:
+                while True:
+                    async with asyncio.timeout_at(until):
+                        response = await anext(responses, None)
+                    if response is None:
+                        return
+                    until = until or asyncio.get_running_loop().time() + allowed_s
                     yield response
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"asr did not finish the transcription in {allowed_s:g} s") from error
             finally:
                 call.cancel()
 

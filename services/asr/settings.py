@@ -10,6 +10,8 @@ from pydantic_settings import SettingsConfigDict
 
 from narrative.settings import TritonSettings
 
+_DAY_S = 24 * 3600.0
+
 
 class AsrSettings(TritonSettings):
     """Variables are named ``NARRATIVE_ASR__<FIELD>``; lists are written as JSON."""
@@ -17,6 +19,12 @@ class AsrSettings(TritonSettings):
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_ASR__", extra="ignore")
 
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    max_deadline_s: float = Field(
+        _DAY_S,
+        gt=0,
+        description="Longest a call may take, in seconds, with the wait for a worker behind other long recordings. How "
+        "long its work may take is for the gateway to say: NARRATIVE_GATEWAY__ASR_DEADLINE_S.",
+    )
     engine: Literal["whisper", "triton", "fake"] = Field(
         "whisper",
         description="Engine; 'triton' runs 'whisper' on a Triton server; 'fake' has a fixed service time and is for "
@@ -92,6 +100,7 @@ class AsrSettings(TritonSettings):
         description="Folder for the upload and the decoded audio (32 kB a second) of running calls.",
     )
 
+    triton_timeout_s: float = Field(_DAY_S, gt=0, description="Longest one request may take there, in seconds.")
     triton_model: str = Field("asr", description="Name of the model in Triton's repository.")
 
     fake_service_s: float = Field(0.0, ge=0, description="Seconds a call of the fake engine takes.")
