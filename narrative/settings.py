@@ -1,13 +1,14 @@
 """Settings that every process shares, and the base of each process's own settings class.
 
 A process builds its one settings object in ``__main__.py`` and hands it down; nothing else reads the environment.
-Variables are named ``NARRATIVE_<PROCESS>__<FIELD>``, those shared by all ``NARRATIVE_<FIELD>``.
+Variables are named ``NARRATIVE_<PROCESS>__<FIELD>``, those shared by all ``NARRATIVE_<FIELD>``; others are refused.
 """
 
 import difflib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +19,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 APP = "colorized-narrative"
 
 S = TypeVar("S", bound=BaseSettings)
+_PREFIX = "NARRATIVE_"
+# Read by one process, by `narrate`, and by a training's own process.
+_ELSEWHERE = frozenset({"DATABASE_URL", "URL", "API_KEY", "TRAINING"})
+# Kubernetes tells every pod of the Services beside it; one may be named narrative-something.
+_LINK = re.compile(r"(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)|PORT=(tcp|udp|sctp)://)")
 
 
 class CommonSettings(BaseSettings):
@@ -37,6 +43,23 @@ class CommonSettings(BaseSettings):
         "", description="OTLP gRPC endpoint for traces, for example http://localhost:4317; empty turns tracing off."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unknown_variables(cls, values: Any) -> Any:
+        """Refuses a variable that no process reads; those of a process are its own to judge.
+
+        Raises:
+            ValueError: the environment has one.
+        """
+        known = {name.upper() for name in cls.model_fields} | _ELSEWHERE
+        for variable, value in os.environ.items():
+            name = variable.upper().removeprefix(_PREFIX)
+            if variable.upper() == name or "__" in name or _LINK.match(f"{name}={value}"):
+                continue
+            if name not in known:
+                raise _unknown(variable, _PREFIX, known)
+        return values
+
 
 class ProcessSettings(BaseSettings):
     """Base of every process's settings; a subclass sets ``env_prefix`` to ``NARRATIVE_<PROCESS>__``."""
@@ -54,12 +77,10 @@ class ProcessSettings(BaseSettings):
             ValueError: the environment has a variable with this process's prefix that is no setting.
         """
         prefix = cls.model_config.get("env_prefix", "").upper()
-        known = {f"{prefix}{name}".upper() for name in cls.model_fields}
+        known = {name.upper() for name in cls.model_fields}
         for variable in os.environ if prefix else ():
-            if variable.upper().startswith(prefix) and variable.upper() not in known:
-                close = difflib.get_close_matches(variable.upper(), known, 1)
-                hint = f"; did you mean {close[0]}?" if close else "; `narrate config` lists those there are"
-                raise ValueError(f"{variable} is not a setting{hint}")
+            if variable.upper().startswith(prefix) and variable.upper().removeprefix(prefix) not in known:
+                raise _unknown(variable, prefix, known)
         return values
 
 
@@ -123,12 +144,18 @@ class TritonSettings(LeasingSettings):
     )
 
 
+def _unknown(variable: str, prefix: str, known: Iterable[str]) -> ValueError:
+    close = difflib.get_close_matches(variable.upper().removeprefix(prefix), known, 1)
+    hint = f"; did you mean {prefix}{close[0]}?" if close else "; `narrate config` lists those there are"
+    return ValueError(f"{variable} is not a setting{hint}")
+
+
 def read_settings(cls: type[S]) -> S:
     """Builds a process's settings; what is wrong with them ends the process with one line for each mistake."""
     try:
         return cls()
     except ValidationError as error:
-        prefix = cls.model_config.get("env_prefix", "")
+        prefix = _PREFIX if error.title == CommonSettings.__name__ else cls.model_config.get("env_prefix", "")
         for problem in error.errors():
             name = f"{prefix}{'__'.join(map(str, problem['loc']))}".upper() if problem["loc"] else "settings"
             print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201

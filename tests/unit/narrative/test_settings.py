@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import ServiceSettings, read_settings
+from narrative.settings import CommonSettings, ServiceSettings, read_settings
 
 
 class TinySettings(ServiceSettings):
@@ -56,3 +56,58 @@ def test_a_list_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, capsys
 
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("NARRATIVE_TINY__SIZES: not JSON: Expecting value")
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "hint"),
+    [
+        ("NARRATIVE_DATADIR", "did you mean NARRATIVE_DATA_DIR"),
+        ("NARRATIVE_DATABASE", "did you mean NARRATIVE_DATABASE_URL"),
+        ("NARRATIVE_GATEWAY_PORT", "narrate config"),
+    ],
+)
+def test_a_misspelt_variable_of_all_processes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], misspelt: str, hint: str
+) -> None:
+    monkeypatch.setenv(misspelt, "8080")
+
+    for settings in (CommonSettings, TinySettings):
+        with pytest.raises(SystemExit):
+            read_settings(settings)
+        said = capsys.readouterr().err
+        assert f"{misspelt} is not a setting" in said
+        assert hint in said
+        assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NARRATIVE_DATABASE_URL", "postgresql://db/narratives"),
+        ("NARRATIVE_URL", "http://127.0.0.1:8080"),
+        ("NARRATIVE_API_KEY", "secret"),
+        ("NARRATIVE_TRAINING", "{}"),
+        ("NARRATIVE_OTHER__PORT", "1"),
+        # What Kubernetes tells every pod beside a Service of that name.
+        ("NARRATIVE_PORT", "tcp://10.0.0.1:80"),
+        ("NARRATIVE_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("NARRATIVE_PORT_80_TCP_PROTO", "tcp"),
+        ("NARRATIVE_GATEWAY_SERVICE_HOST", "10.0.0.1"),
+        ("NARRATIVE_GATEWAY_SERVICE_PORT_HTTP", "80"),
+    ],
+)
+def test_variables_of_others_are_let_be(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    TinySettings()
+
+
+def test_a_wrong_value_for_all_processes_is_named_as_it_was_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NARRATIVE_LOG_LEVEL", "loud")
+
+    with pytest.raises(SystemExit):
+        read_settings(TinySettings)
+
+    assert capsys.readouterr().err.startswith("NARRATIVE_LOG_LEVEL: ")
