@@ -1,5 +1,6 @@
 """From words to chunks: noun phrases, prepositional phrases, verbs and the glue between them, in English."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ CONCEPT_PARTS = {
     "ADJS": "a",
 }
 RELATIVE = "который"
+# What people say to one another and nobody sees: its English stands only where it is a whole clause ("Хорошо, ...").
+TALK = "talk"
+# The same, but elsewhere it is a word like others: "Пока!", "пока кот спит".
+REPLY = "reply"
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,12 @@ class Chunker:
         if word.kind != "word":
             return Chunk(word.kind, word.text, word), at + 1
         phrase, phrase_end = self._fixed_phrase(words, at)
+        if phrase and phrase.part_of_speech in (TALK, REPLY):
+            alone = not _begun(before) and all(following.kind == "punctuation" for following in words[phrase_end:][:1])
+            if alone or phrase.part_of_speech == TALK:
+                english = phrase.english if alone and phrase.english != OMITTED else ""
+                return Chunk("adverb", english, words[phrase_end - 1]), phrase_end
+            phrase, phrase_end = None, at
         place, place_end = self._place(words, at)
         if place and place_end > phrase_end:
             return place, place_end
@@ -109,13 +120,21 @@ class Chunker:
             if word.pos in ("CONJ", "PRCL", "PREP") or (word.lemma, "c") in self._lexicon.words
             else "adverb"
         )
-        return Chunk(kind, "" if english == OMITTED else english, word), at + 1
+        # "Да он спит": where nothing stands before it, it is not "and".
+        omitted = english == OMITTED or (word.lower == "да" and not _begun(before))
+        return Chunk(kind, "" if omitted else english, word), at + 1
 
     def _fixed_phrase(self, words: Sequence[Word], at: int) -> tuple[FixedPhrase | None, int]:
         for length in range(min(4, len(words) - at), 0, -1):
             phrase = self._lexicon.phrases.get(tuple(word.lower for word in words[at : at + length]))
             # "дома" is "at home" or "houses": alone, a noun counts only in the case of adverbs ("ночью"), or as a name.
-            if phrase and (length > 1 or words[at].pos != "NOUN" or words[at].case == "ablt" or "-" in words[at].lower):
+            if phrase and (
+                length > 1
+                or phrase.part_of_speech in (TALK, REPLY)
+                or words[at].pos != "NOUN"
+                or words[at].case == "ablt"
+                or "-" in words[at].lower
+            ):
                 return phrase, at + length
         return None, at
 
@@ -157,6 +176,12 @@ class Chunker:
         if negated:
             english = f"not {english}".strip()
         return Chunk("verb", english, word)
+
+
+def _begun(chunks: Sequence[Chunk]) -> bool:
+    """Whether the clause after the last punctuation says anything yet."""
+    said = itertools.takewhile(lambda chunk: chunk.kind != "punctuation", reversed(chunks))
+    return any(chunk.text for chunk in said)
 
 
 def _meaning(entries: Sequence[Preposition], noun: Word, cases: frozenset[str]) -> str:

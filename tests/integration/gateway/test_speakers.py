@@ -114,22 +114,31 @@ async def test_one_of_three_speakers_says_nothing_that_could_be_seen(services: S
     assert "dog" in scenes[2]
     assert told[1]["prompt"].startswith(ONLY_TALK)
     assert told[1]["text"] == "Спасибо, до свидания."
-    assert told[1]["lines"]["0"] == {"normalized_text": "Спасибо, до свидания."}
+    assert told[1]["lines"]["0"] == {
+        "normalized_text": "Спасибо, до свидания.",
+        "english_text": "Thank you, goodbye.",
+    }
 
 
-@pytest.mark.parametrize("line", ["Угу.", "Ну вот.", ("...", "en"), ("♪", "en"), ("", "en")])
-async def test_lines_without_words_are_somebody_talking(services: Services, line: Any) -> None:
+@pytest.mark.parametrize("line", ["Ага, понятно.", "Хорошо, ладно.", "Да.", "Нет.", "Привет!", "Пока, спасибо!"])
+async def test_short_replies_are_somebody_talking(services: Services, line: str) -> None:
+    assert (await describe(services, said(line)))["scene"] == ONLY_TALK
+
+
+@pytest.mark.parametrize("line", ["Ну вот.", "Блин.", ("Mm-hmm.", "en"), ("...", "en"), ("♪", "en"), ("", "en")])
+async def test_lines_that_show_nothing_are_somebody_talking(services: Services, line: Any) -> None:
     assert (await describe(services, said(line)))["scene"] == ONLY_TALK
 
 
 async def test_a_speaker_of_whom_whisper_translated_nothing_is_seen_talking(services: Services) -> None:
-    told = await describe(services, said("Угу."), speakers.WHISPER)
+    told = await describe(services, said("Ну вот."), speakers.WHISPER)
     assert (told["scene"], told["translation_engine"]) == (ONLY_TALK, speakers.WHISPER)
 
 
 async def test_wordless_lines_beside_others_change_nothing(services: Services) -> None:
     alone = await describe(services, said(GIRL))
     beside = await describe(services, said("Угу.", GIRL, "Ну вот."))
+    assert "english_text" not in beside["lines"]["2"]
     assert beside["prompt"] == alone["prompt"]
     assert beside["lines"].keys() == {"0", "1", "2"}
 

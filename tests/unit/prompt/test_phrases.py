@@ -30,6 +30,16 @@ def test_phrases_are_the_visible_part_of_sentences(line: str, seen: list[str]) -
     assert phrases([line], ENGLISH) == seen
 
 
+@pytest.mark.parametrize("reply", ["Mm-hmm.", "Uh-huh, uh, um.", "Hm, alright.", "Okay, I see.", "MM-HMM!", "Bye-bye!"])
+def test_short_replies_show_nothing(reply: str) -> None:
+    assert phrases([reply], ENGLISH) == []
+
+
+@pytest.mark.parametrize("reply", ["Ага, понятно.", "Хорошо, ладно.", "Спасибо, до свидания.", "Угу, мгм.", "Окей."])
+def test_short_russian_replies_show_nothing(reply: str) -> None:
+    assert phrases([reply], RUSSIAN) == []
+
+
 def test_russian_phrases() -> None:
     line = "На фотографии маленькая девочка сидит на зелёной траве рядом с большой собакой."
     assert phrases([line], RUSSIAN) == ["маленькая девочка сидит на зелёной траве рядом с большой собакой"]

@@ -70,6 +70,35 @@ def test_gloss(glosser: Glosser, russian: str, english: str) -> None:
     assert glosser.gloss([russian]) == [english]
 
 
+@pytest.mark.parametrize(
+    ("russian", "english"),
+    [
+        ("Ага, понятно.", "Uh-huh, I see."),
+        ("Хорошо, ладно.", "Okay, okay."),
+        ("Да.", "Yes."),
+        ("Нет.", "No."),
+        ("Да нет.", "No."),
+        ("Ну да, конечно.", "Yes, of course."),
+        ("Спасибо, до свидания.", "Thank you, goodbye."),
+        ("Привет! Пожалуйста.", "Hello! Please."),
+        ("Ладно, пока.", "Okay, bye."),
+        ("Боже мой, класс!", "Great!"),
+        ("Угу.", "Uh-huh."),
+        ("Господи. Блин.", ". ."),
+        # In a sentence what is only said is left out, and the rest means what it means.
+        ("Да, кот спит.", "Yes, a cat sleeping."),
+        ("Да кот спит.", "A cat sleeping."),
+        ("Кот хорошо спит.", "A cat sleeping."),
+        ("Кот да собака спят.", "A cat and a dog sleeping."),
+        ("Пока кот спит, мышь ест сыр.", "While a cat sleeping, a mouse eating cheese."),
+        ("Дети рисуют класс.", "Children drawing a classroom."),
+        ("На столе нет яблок.", "On a table no apples."),
+    ],
+)
+def test_replies_show_nothing_that_nobody_said(glosser: Glosser, russian: str, english: str) -> None:
+    assert glosser.gloss([russian]) == [english]
+
+
 def test_unknown_words_are_left_out_with_their_preposition(glosser: Glosser) -> None:
     assert glosser.gloss(["Кот спит на глокой куздре."]) == ["A cat sleeping."]
 
