@@ -50,7 +50,7 @@ def _width(column: Column) -> int:
 
 def _last_below(table: Table) -> Table:
     first, *others, last = table.columns
-    headers = (f"{first.header}, {last.header}", *(column.header for column in others))
+    headers = (f"{first.header}, {last.header}", *(str(column.header) for column in others))
     made = Table(*headers, title=table.title, title_justify="left", show_lines=True)
     for name, *cells, text in zip(*(column.cells for column in table.columns), strict=True):
         made.add_row(Group(name, Text(str(text), "dim")), *cells)

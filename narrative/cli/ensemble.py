@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.live import Live
@@ -19,7 +21,7 @@ from rich.text import Text
 from narrative.catalogue import Catalogue
 from narrative.cli.console import err, out
 from narrative.cli.models import pull_all
-from narrative.cli.running import running_ensemble, state_file, stop_ensemble
+from narrative.cli.running import left_behind, running_ensemble, state_file, stop_ensemble
 from narrative.cli.supervisor import Supervisor
 from narrative.errors import NarrativeError, ServiceUnavailable
 from narrative.profiles import load_profile
@@ -40,8 +42,10 @@ def up(
     """Start the ensemble on this machine and wait until it is ready; Ctrl-C stops it."""
     if detach:
         _detached(port, profile)
-    else:
-        asyncio.run(_foreground(port, profile))
+        return
+    pull_all(Catalogue().for_profile(profile))
+    if ended_by := asyncio.run(heeding_signals(_foreground(port, profile))):
+        raise typer.Exit(128 + ended_by)
 
 
 def down() -> None:
@@ -53,7 +57,11 @@ def down() -> None:
 
 def status() -> None:
     """Show whether an ensemble runs on this machine, and where."""
-    state = running_ensemble(state_file(read_settings(CommonSettings).data_dir))
+    path = state_file(read_settings(CommonSettings).data_dir)
+    state = running_ensemble(path)
+    if left := left_behind(path):
+        err.print(left, soft_wrap=True)
+        raise typer.Exit(1)
     if state is None:
         err.print("no ensemble runs here; start one with `narrate up`")
         raise typer.Exit(1)
@@ -68,18 +76,21 @@ def status() -> None:
 async def ensemble(port: int, profile_name: str, *, show_logs: bool) -> AsyncIterator[Supervisor]:
     """Runs a profile for as long as the block lasts; ready when the block begins, gone when it ends.
 
+    Its weights have been pulled: that takes a while, and would hold the event loop up.
+
     Args:
         port: port of the gateway; 0 for a free one.
         show_logs: print what the processes write once they are ready.
     """
     profile = load_profile(profile_name)
-    pull_all(Catalogue().for_profile(profile_name))
     colour = dict(zip(profile.processes, COLOURS, strict=False))
     showing = False
 
     def on_line(name: str, line: str) -> None:
         if showing:
-            err.print(Text.assemble((f"{name:<12}", colour.get(name, "bold")), " ", line))
+            # A terminal may be gone, and the line is in the log as well.
+            with contextlib.suppress(OSError):
+                err.print(Text.assemble((f"{name:<12}", colour.get(name, "bold")), " ", line))
 
     supervisor = Supervisor(profile, read_settings(CommonSettings).data_dir, port, on_line)
     watching: asyncio.Task[None] | None = None
@@ -94,35 +105,71 @@ async def ensemble(port: int, profile_name: str, *, show_logs: bool) -> AsyncIte
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-        await supervisor.stop()
+        stopping = asyncio.create_task(supervisor.stop())
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:
+            # Told to end while it is ending: what it started is stopped all the same.
+            await stopping
+            raise
+
+
+async def heeding_signals(work: Coroutine[Any, Any, None]) -> int:
+    """Runs what has processes to stop; Ctrl-C, SIGTERM and a closed terminal cancel it, once, and it is heard out.
+
+    Returns:
+        The signal that it ended by; 0 where it ended by itself.
+    """
+    task = asyncio.ensure_future(work)
+    ended_by = 0
+
+    def end(number: int) -> None:
+        nonlocal ended_by
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        # The kernel and the shell both tell of a closed terminal; stopping in order must not be cut short.
+        if not ended_by:
+            ended_by = number
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # nohup has SIGHUP ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not ended_by:
+            raise
+        return ended_by
+    return 0
+
+
+def _leave_terminal() -> None:
+    """What is still written to a terminal that was closed goes nowhere, where it would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        # One that is closed no longer says that it is a terminal.
+        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 async def _foreground(port: int, profile: str) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    main_task = asyncio.current_task()
-    assert main_task is not None
     started = False
-
-    def stop() -> None:
-        stopping.set()
-        if not started:
-            main_task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
     try:
         async with ensemble(port, profile, show_logs=True) as supervisor:
             started = True
             where = f"  (API at {supervisor.url}/docs, Ctrl-C stops)"
             err.print(Text.assemble(("ready", "bold green"), " at ", (supervisor.url, "bold"), where))
-            await stopping.wait()
-            err.print("stopping")
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                err.print("stopping")
     except asyncio.CancelledError:
-        if not stopping.is_set():
+        if not started:
+            err.print("stopped before it was ready")
             raise
-        err.print("stopped before it was ready")
-        raise typer.Exit(130) from None
 
 
 def _detached(port: int, profile: str) -> None:

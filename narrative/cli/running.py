@@ -27,6 +27,17 @@ def running_ensemble(path: Path) -> dict[str, object] | None:
         return None
 
 
+def left_behind(path: Path) -> str:
+    """What there is to say of processes that still run though their supervisor was killed; empty where none do."""
+    try:
+        processes = json.loads(path.read_text())["processes"]
+    except (OSError, ValueError, KeyError):
+        return ""
+    names = [] if running_ensemble(path) else [name for name, pid in processes.items() if _is_ours(pid)]
+    said = f"an ensemble was killed here, and of it still run: {', '.join(names)}; stop them with `narrate down`"
+    return said if names else ""
+
+
 def stop_ensemble(path: Path, timeout_s: float = 2 * STOP_TIMEOUT_S) -> bool:
     """Stops the ensemble of a state file, also one whose supervisor was killed.
 

@@ -11,15 +11,19 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from narrative.catalogue import Catalogue
 from narrative.cli.adapters import Adapters, adapter_options
 from narrative.cli.client import ApiError, Client, open_client
 from narrative.cli.console import ApiKey, Url, err, out
-from narrative.cli.ensemble import ensemble
+from narrative.cli.ensemble import ensemble, heeding_signals
+from narrative.cli.models import pull_all
 from narrative.cli.output import check_folder
 from narrative.errors import InvalidParameter
 
 # A recording too long to be put into the page is linked beside it.
 _LINKED_AUDIO = re.compile(rb'(<audio\b[^>]*\ssrc=)"audio"')
+
+_PROFILE = "embedded"
 
 Recording = Annotated[Path, typer.Argument(help="Audio or video file: wav, flac, mp3, m4a, ogg, webm, mp4, mkv.")]
 
@@ -67,14 +71,16 @@ def story(
     folder = output or Path("stories") / file.stem
     check_folder(folder)
     if start:
-        asyncio.run(_with_ensemble(file, folder, chosen, stages, api_key))
+        pull_all(Catalogue().for_profile(_PROFILE))
+        if ended_by := asyncio.run(heeding_signals(_with_ensemble(file, folder, chosen, stages, api_key))):
+            raise typer.Exit(128 + ended_by)
     else:
         with open_client(url, api_key) as client:
             make_story(client, file, folder, chosen, stages)
 
 
 async def _with_ensemble(file: Path, folder: Path, options: dict[str, Any], stages: bool, api_key: str) -> None:
-    async with ensemble(0, "embedded", show_logs=False) as supervisor:
+    async with ensemble(0, _PROFILE, show_logs=False) as supervisor:
         with Client(supervisor.url, api_key) as client:
             await asyncio.to_thread(make_story, client, file, folder, options, stages)
 

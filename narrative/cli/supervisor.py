@@ -14,7 +14,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from narrative.cli.running import STOP_TIMEOUT_S, running_ensemble, start_time, state_file
+from narrative.cli.running import STOP_TIMEOUT_S, left_behind, running_ensemble, start_time, state_file
 from narrative.errors import Conflict, ServiceUnavailable
 from narrative.profiles import ProcessSpec, Profile
 
@@ -74,10 +74,12 @@ class Supervisor:
         """Starts all processes.
 
         Raises:
-            Conflict: an ensemble runs already, or the gateway's port is taken.
+            Conflict: an ensemble runs already, or what is left of one, or the gateway's port is taken.
         """
         if (running := running_ensemble(self._state_file)) is not None:
             raise Conflict(f"an ensemble runs already at {running['url']}; stop it with `narrate down`")
+        if left := left_behind(self._state_file):
+            raise Conflict(left)
         gateway = next(managed for managed in self.processes if managed.name == "gateway")
         if not port_is_free(gateway.port):
             raise Conflict(f"port {gateway.port} is taken; choose another with --port, or --port 0 for a free one")
@@ -152,7 +154,8 @@ class Supervisor:
             managed.process.kill()
             await managed.process.wait()
         if managed.reader is not None:
-            await managed.reader
+            # One that failed, on a terminal that is gone, must not keep the others from being stopped.
+            await asyncio.wait({managed.reader})
 
     async def _spawn(self, managed: Managed) -> None:
         managed.process = await asyncio.create_subprocess_exec(

@@ -1,5 +1,6 @@
 """The command line against what people give it: one line that says what was wrong, whatever is in it."""
 
+import asyncio
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from narrative.cli.client import Client, Event
 from narrative.cli.console import out
 from narrative.cli.output import check_file, check_folder, write
 from narrative.cli.story import follow
+from narrative.cli.supervisor import Supervisor
 from narrative.errors import InvalidParameter, ServiceUnavailable
 
 
@@ -204,6 +206,33 @@ def test_an_ensemble_that_nobody_waits_for_any_more_is_stopped(monkeypatch: pyte
         assert started[0].wait(timeout=10) == -signal.SIGTERM
     finally:
         started[0].kill()
+
+
+async def test_what_is_stopping_is_stopped_whatever_comes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    began, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Slow(Supervisor):
+        async def start(self) -> None:
+            self.processes = []
+
+        async def stop(self) -> None:
+            began.set()
+            await may_end.wait()
+            ended.set()
+
+    async def one() -> None:
+        async with ensemble.ensemble(0, "embedded", show_logs=False):
+            pass
+
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("narrative.cli.ensemble.Supervisor", Slow)
+    running = asyncio.create_task(one())
+    await began.wait()
+    running.cancel()
+    asyncio.get_running_loop().call_soon(may_end.set)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()
 
 
 def test_an_adapter_is_no_path() -> None:

@@ -1,0 +1,130 @@
+"""However `narrate` is ended, what it started ends with it; where it could not end that, it says so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from narrative.cli.running import state_file
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+class Terminal:
+    """`narrate` on a terminal of its own, over an ensemble of two small programs."""
+
+    def __init__(self, data_dir: Path, *arguments: str) -> None:
+        self.state_file = state_file(data_dir)
+        self.screen, terminal = os.openpty()
+        self.narrate = subprocess.Popen(
+            ["setsid", "--ctty", sys.executable, str(PROGRAMS / "narrate_up.py"), *arguments],
+            env=os.environ | {"PYTHONPATH": str(PROGRAMS), "NARRATIVE_DATA_DIR": str(data_dir), "TERM": "dumb"},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        self.pids: list[int] = []
+
+    def wait_for(self, words: str) -> None:
+        """Reads until the words are on the screen, and notes which processes run."""
+        shown = ""
+        while words not in shown:
+            try:
+                shown += os.read(self.screen, 4096).decode()
+            except OSError:
+                raise AssertionError(f"it ended: {shown}") from None
+        self.pids = list(json.loads(self.state_file.read_text())["processes"].values())
+
+    def close(self) -> None:
+        os.close(self.screen)
+        self.screen = -1
+
+
+@pytest.fixture
+def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def open_terminal(*arguments: str) -> Terminal:
+        opened.append(Terminal(tmp_path, *arguments))
+        return opened[-1]
+
+    yield open_terminal
+    for terminal in opened:
+        terminal.narrate.kill()
+        terminal.narrate.wait()
+        for pid in filter(_runs, terminal.pids):
+            os.kill(pid, signal.SIGKILL)
+        if terminal.screen >= 0:
+            terminal.close()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[-1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+END: dict[str, Callable[[Terminal], None]] = {
+    "closed": Terminal.close,
+    "SIGHUP": lambda terminal: terminal.narrate.send_signal(signal.SIGHUP),
+    "SIGTERM": lambda terminal: terminal.narrate.send_signal(signal.SIGTERM),
+    "SIGINT": lambda terminal: terminal.narrate.send_signal(signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("end", END)
+@pytest.mark.parametrize("command", ["up", "story"])
+def test_nothing_is_left_of_an_ensemble(
+    open_terminal: Callable[..., Terminal], tmp_path: Path, command: str, end: str
+) -> None:
+    recording = tmp_path / "talk.wav"
+    recording.touch()
+    arguments = {"up": ("--port", "0"), "story": ("--up", str(recording), "--output", str(tmp_path / "story"))}[command]
+    terminal = open_terminal(command, *arguments)
+    terminal.wait_for({"up": "ready at", "story": "telling"}[command])
+    assert len(terminal.pids) == 2
+    assert all(map(_runs, terminal.pids))
+
+    END[end](terminal)
+
+    status = terminal.narrate.wait(timeout=20)
+    # A terminal that is gone may be noticed by what is just being written, before the signal comes.
+    by_signal = 0 if command == "up" else 128 + signal.Signals["SIGHUP" if end == "closed" else end]
+    assert status == by_signal or (end == "closed" and status == 1)
+    assert not any(map(_runs, terminal.pids))
+    assert not terminal.state_file.exists()
+
+
+def test_what_a_killed_supervisor_left_is_named_and_can_be_stopped(
+    open_terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    terminal = open_terminal("up", "--port", "0")
+    terminal.wait_for("ready at")
+    # The other one is no program of an ensemble, as far as one can see.
+    gateway = json.loads(terminal.state_file.read_text())["processes"]["gateway"]
+    terminal.narrate.kill()
+    terminal.narrate.wait()
+
+    def narrate(*arguments: str) -> str:
+        command = [sys.executable, str(PROGRAMS / "narrate_up.py"), *arguments]
+        environment = os.environ | {"PYTHONPATH": str(PROGRAMS), "NARRATIVE_DATA_DIR": str(tmp_path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60).stderr
+
+    for command in ("status", "up"):
+        said = "an ensemble was killed here, and of it still run: gateway; stop them with `narrate down`"
+        assert said in narrate(command)
+    assert _runs(gateway)
+    assert narrate("down") == "stopped\n"
+    until_s = time.monotonic() + 10
+    while _runs(gateway) and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert not _runs(gateway)
+    assert "no ensemble runs here" in narrate("status")
