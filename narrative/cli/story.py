@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,10 +17,9 @@ from narrative.cli.console import ApiKey, Url, err, out
 from narrative.cli.ensemble import ensemble, heeding_signals
 from narrative.cli.models import pull_all
 from narrative.cli.output import check_folder
+from narrative.cli.story_folder import default_folder, write_story
 from narrative.errors import InvalidParameter
-
-# A recording too long to be put into the page is linked beside it.
-_LINKED_AUDIO = re.compile(rb'(<audio\b[^>]*\ssrc=)"audio"')
+from narrative.hashing import sha256_of
 
 _PROFILE = "embedded"
 
@@ -68,7 +66,7 @@ def story(
         "translation_engine": translation,
     }
     chosen = {key: value for key, value in options.items() if value not in ("", None)}
-    folder = output or Path("stories") / file.stem
+    folder = output or default_folder(file)
     check_folder(folder)
     if start:
         pull_all(Catalogue().for_profile(_PROFILE))
@@ -88,6 +86,7 @@ async def _with_ensemble(file: Path, folder: Path, options: dict[str, Any], stag
 def make_story(client: Client, file: Path, folder: Path, options: dict[str, Any], stages: bool) -> None:
     """Sends a recording, follows its progress, and writes the story; Ctrl-C cancels the job."""
     with err.status(f"sending {file.name}"):
+        sha256 = sha256_of(file)
         narrative = client.create_narrative(file, options)
     narrative_id = narrative["id"]
     try:
@@ -96,7 +95,7 @@ def make_story(client: Client, file: Path, folder: Path, options: dict[str, Any]
         client.request("POST", f"/v1/narratives/{narrative_id}/cancel")
         err.print("cancelled")
         raise
-    write_story(client, narrative_id, folder)
+    write_story(client, narrative_id, folder, sha256)
     told = json.loads((folder / "story.json").read_text(encoding="utf-8"))
     if stages:
         show_stages(told)
@@ -150,31 +149,6 @@ def follow(client: Client, narrative_id: str) -> None:
             elif event.type == "finished" and data["status"] != "succeeded":
                 problem = data.get("error") or {}
                 raise ApiError(problem.get("detail", data["status"]))
-
-
-def write_story(client: Client, narrative_id: str, folder: Path) -> None:
-    """Writes story.json, story.html and the pictures into a folder, and the recording where the page links it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    base = f"/v1/narratives/{narrative_id}"
-    told = client.document("GET", f"{base}/story.json", "speakers")
-    for speaker in told["speakers"]:
-        for image in speaker["images"]:
-            name = f"{image['index']}.png"
-            (folder / name).write_bytes(client.request("GET", f"{base}/images/{image['index']}").content)
-            image["file"] = name
-    (folder / "story.json").write_text(json.dumps(told, ensure_ascii=False, indent=2), encoding="utf-8")
-    page = client.request("GET", f"{base}/story.html").content
-    if _LINKED_AUDIO.search(page):
-        name = f"audio{_suffix(told.get('filename', ''))}"
-        client.download(f"{base}/audio", folder / name)
-        page = _LINKED_AUDIO.sub(rf'\g<1>"{name}"'.encode(), page, count=1)
-    (folder / "story.html").write_bytes(page)
-
-
-def _suffix(filename: str) -> str:
-    """What tells a browser the container of a recording; nothing that would need quoting in the page."""
-    suffix = Path(filename).suffix.lower()
-    return suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else ""
 
 
 def show_summary(told: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from narrative.cli import main
 from narrative.cli.client import ApiError, Client
-from narrative.cli.story import write_story
+from narrative.cli.story_folder import default_folder, write_story
 from narrative.errors import ServiceUnavailable
+from narrative.hashing import sha256_of
 
 
 @pytest.mark.parametrize(
@@ -73,11 +74,13 @@ class Gateway(Client):
             yield piece
 
 
+DIGEST = "0" * 64
 LINKED = '<p>src="audio"</p><audio controls preload="metadata" src="audio"></audio>'
+WHOLE = '<audio controls src="data:audio/mp4;base64,AAAA"></audio>'
 
 
 def test_a_recording_that_the_page_links_lies_beside_it(tmp_path: Path) -> None:
-    write_story(Gateway(1, LINKED, [b"one ", b"two"]), "1", tmp_path)
+    write_story(Gateway(1, LINKED, [b"one ", b"two"]), "1", tmp_path, DIGEST)
 
     assert (tmp_path / "audio.m4a").read_bytes() == b"one two"
     page = (tmp_path / "story.html").read_text()
@@ -87,14 +90,81 @@ def test_a_recording_that_the_page_links_lies_beside_it(tmp_path: Path) -> None:
 
 def test_half_a_recording_is_none(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="the line broke"):
-        write_story(Gateway(1, LINKED, [b"one ", b""]), "1", tmp_path)
+        write_story(Gateway(1, LINKED, [b"one ", b""]), "1", tmp_path, DIGEST)
 
     assert not list(tmp_path.glob("audio*"))
 
 
 def test_a_recording_inside_the_page_is_not_fetched(tmp_path: Path) -> None:
-    page = '<audio controls src="data:audio/mp4;base64,AAAA"></audio>'
-    write_story(Gateway(1, page, [b""]), "1", tmp_path)
+    write_story(Gateway(1, WHOLE, [b""]), "1", tmp_path, DIGEST)
 
-    assert (tmp_path / "story.html").read_text() == page
+    assert (tmp_path / "story.html").read_text() == WHOLE
     assert json.loads((tmp_path / "story.json").read_text())["speakers"][0]["images"] == [{"index": 0, "file": "0.png"}]
+
+
+def test_nothing_is_left_of_the_story_before(tmp_path: Path) -> None:
+    for name in ("9.png", "audio.mp3", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    write_story(Gateway(4, LINKED, [b"sound"], "talk.mp3"), "1", tmp_path, DIGEST)
+    assert (tmp_path / "audio.mp3").read_text() == "mine"
+    assert (tmp_path / "audio-2.mp3").read_text() == "sound"
+
+    write_story(Gateway(2, WHOLE, []), "2", tmp_path, DIGEST)
+
+    there = {path.name: path.read_text() for path in tmp_path.iterdir() if path.suffix != ".json"}
+    assert there == {
+        "0.png": "picture 0 of 2",
+        "1.png": "picture 1 of 2",
+        "9.png": "mine",
+        "audio.mp3": "mine",
+        "notes.txt": "mine",
+        "story.html": WHOLE,
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"speakers": [{"images": [{"file": "../kept.png"}, {"file": "notes.txt"}]}], "audio_file": "/etc"}',
+        "[]",
+        "{",
+        "5",
+    ],
+)
+def test_a_story_that_is_none_leads_nowhere(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "story"
+    folder.mkdir()
+    (tmp_path / "kept.png").touch()
+    (folder / "notes.txt").touch()
+    (folder / "story.json").write_text(content)
+
+    write_story(Gateway(1, WHOLE, []), "1", folder, DIGEST)
+
+    assert (tmp_path / "kept.png").exists()
+    assert (folder / "notes.txt").exists()
+
+
+def test_a_story_is_there_when_all_of_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ServiceUnavailable):
+        write_story(Gateway(1, LINKED, [b""]), "1", tmp_path, DIGEST)
+
+    assert not (tmp_path / "story.json").exists()
+
+
+def test_another_recording_of_the_same_name_gets_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = Path("talk.m4a"), Path("talk.mp3")
+    first.write_text("one")
+    second.write_text("two")
+    for file, folder in ((first, "talk"), (second, "talk-2"), (first, "talk"), (second, "talk-2")):
+        assert default_folder(file) == Path("stories") / folder
+        write_story(Gateway(1, WHOLE, [], file.name), "1", Path("stories") / folder, sha256_of(file))
+
+    # A story of an earlier version tells only the name.
+    told = Path("stories/talk/story.json")
+    Path("talk.wav").write_text("three")
+    told.write_text(json.dumps({"filename": "talk.m4a", "speakers": []}))
+    assert default_folder(first) == Path("stories/talk")
+    assert default_folder(Path("talk.wav")) == Path("stories/talk-3")
