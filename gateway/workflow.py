@@ -95,9 +95,10 @@ class _Telling:
         self._emit("transcript", "transcript", transcript)
         if not transcript["segments"]:
             raise NoSpeech(f"{self._job.filename or 'the recording'}: nobody speaks in it")
+        spoken = {segment["language"] for segment in transcript["segments"]}
         told = await _together(
             [
-                self._speaker(number, name, [s for s in transcript["segments"] if s["speaker"] == name])
+                self._speaker(number, name, [s for s in transcript["segments"] if s["speaker"] == name], spoken)
                 for number, name in enumerate(transcript["speakers"])
             ]
         )
@@ -108,11 +109,13 @@ class _Telling:
         audio = self._objects.stream(audio_key(self._job.id), end=self._job.audio_bytes)
         return await transcribe(self._services, self._job.filename, self._options, audio, self._stage)
 
-    async def _speaker(self, number: int, name: str, segments: list[dict[str, Any]]) -> dict[str, Any]:
+    async def _speaker(
+        self, number: int, name: str, segments: list[dict[str, Any]], spoken: set[str]
+    ) -> dict[str, Any]:
         async with self._slots:
             told = await self._once(
                 speaker_key(self._job.id, number),
-                lambda: speakers.describe(self._services, name, segments, self._options),
+                lambda: speakers.describe(self._services, name, segments, self._options, spoken),
             )
             scene = {key: value for key, value in told.items() if key != "lines"}
             self._emit(f"scene:{name}", "scene", {"speaker": name, "scene": scene})

@@ -47,3 +47,21 @@ async def test_a_language_that_nobody_would_understand_is_refused_at_once(api: A
 )
 async def test_a_language_that_somebody_reads_is_told(api: Api, options: dict[str, Any]) -> None:
     assert (await api.finished(await api.create(options)))["status"] == "succeeded"
+
+
+async def test_a_speaker_who_was_only_misheard_does_not_end_the_story(api: Api) -> None:
+    api.ensemble.script.reset()
+    api.ensemble.script.lines = [("SPEAKER_00", "дом", "ru"), ("SPEAKER_01", "Да", "bg")]
+    narrative_id = await api.create()
+    finished = await api.finished(narrative_id)
+    assert finished["status"] == "succeeded", finished
+    told = (await api.http.get(f"/v1/narratives/{narrative_id}/story.json")).json()
+    assert [speaker["left_out_languages"] for speaker in told["speakers"]] == [[], ["bg"]]
+
+
+async def test_a_story_in_a_language_that_nobody_reads_names_the_way_out(api: Api) -> None:
+    api.ensemble.script.reset()
+    api.ensemble.script.lines = [("SPEAKER_00", "Haus", "de"), ("SPEAKER_01", "Ja", "de")]
+    finished = await api.finished(await api.create())
+    assert finished["status"] == "failed"
+    assert 'translation_engine "whisper"' in finished["error"]["detail"]
