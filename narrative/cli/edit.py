@@ -39,6 +39,8 @@ def edit(
     api_key: ApiKey = "",
 ) -> None:
     """Edit a picture by an instruction, with a model trained by the pix2pix recipe."""
+    if not instruction.strip():
+        raise InvalidParameter("the instruction is empty; say what to change", field="prompt")
     check_file(output)
     wanted: dict[str, Any] = {
         "prompt": instruction,

@@ -21,9 +21,10 @@ from rich.text import Text
 from narrative.catalogue import Catalogue
 from narrative.cli.console import err, out
 from narrative.cli.models import pull_all
+from narrative.cli.output import check_folder
 from narrative.cli.running import left_behind, running_ensemble, state_file, stop_ensemble
-from narrative.cli.supervisor import Supervisor
-from narrative.errors import NarrativeError, ServiceUnavailable
+from narrative.cli.supervisor import Supervisor, check_startable
+from narrative.errors import InvalidParameter, ServiceUnavailable
 from narrative.profiles import load_profile
 from narrative.settings import CommonSettings, read_settings
 
@@ -57,19 +58,31 @@ def down() -> None:
 
 def status() -> None:
     """Show whether an ensemble runs on this machine, and where."""
-    path = state_file(read_settings(CommonSettings).data_dir)
+    settings = read_settings(CommonSettings)
+    path = state_file(settings.data_dir)
     state = running_ensemble(path)
     if left := left_behind(path):
         err.print(left, soft_wrap=True)
         raise typer.Exit(1)
     if state is None:
-        err.print("no ensemble runs here; start one with `narrate up`")
+        err.print(_told_none(settings), soft_wrap=True)
         raise typer.Exit(1)
     out.print(f"{'ready' if state['ready'] else 'starting'} at {state['url']}")
     processes = state["processes"]
     assert isinstance(processes, dict)
     for name, pid in processes.items():
         out.print(f"  {name:<12} pid {pid}")
+
+
+def _told_none(settings: CommonSettings) -> str:
+    """What is said where no ensemble runs: a folder for its data that is not there may be named wrongly."""
+    if "data_dir" in settings.model_fields_set and not settings.data_dir.is_dir():
+        try:
+            check_folder(settings.data_dir)
+        except InvalidParameter as error:
+            return f"no ensemble can run here: NARRATIVE_DATA_DIR: {error.message}"
+        return f"no ensemble runs here: NARRATIVE_DATA_DIR: there is no folder {settings.data_dir}"
+    return "no ensemble runs here; start one with `narrate up`"
 
 
 @asynccontextmanager
@@ -174,6 +187,7 @@ async def _foreground(port: int, profile: str) -> None:
 
 def _detached(port: int, profile: str) -> None:
     settings = read_settings(CommonSettings)
+    check_startable(state_file(settings.data_dir), port)
     pull_all(Catalogue().for_profile(profile))
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     log = settings.data_dir / "logs" / "supervisor.log"
@@ -196,13 +210,12 @@ def _url_when_ready(process: "subprocess.Popen[bytes]", state_path: Path, log: P
     """Where an ensemble that is being started can be reached, once it can.
 
     Raises:
-        NarrativeError: it ended; with the end of its log.
-        ServiceUnavailable: it takes too long.
+        ServiceUnavailable: it ended, with the end of its log; or it takes too long.
     """
     deadline = time.monotonic() + READY_TIMEOUT_S + 10
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise NarrativeError(f"the ensemble did not start:\n{log.read_text(errors='replace')[-3000:]}")
+            raise ServiceUnavailable(f"the ensemble did not start:\n{log.read_text(errors='replace')[-3000:]}")
         state = running_ensemble(state_path)
         if state is not None and state["supervisor"] == process.pid and state["ready"]:
             return str(state["url"])

@@ -12,6 +12,7 @@ from narrative.cli.adapters import Adapters, adapter_options
 from narrative.cli.client import open_client
 from narrative.cli.console import ApiKey, Url, err, out
 from narrative.cli.output import check_file, write
+from narrative.errors import InvalidParameter
 
 
 def picture(
@@ -31,6 +32,8 @@ def picture(
     api_key: ApiKey = "",
 ) -> None:
     """Draw a picture from a prompt; the settings are kept in the PNG."""
+    if not prompt.strip():
+        raise InvalidParameter("the prompt is empty; say what to draw", field="prompt")
     wanted: dict[str, Any] = {
         "prompt": prompt,
         "n": number,

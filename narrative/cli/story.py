@@ -17,13 +17,11 @@ from narrative.cli.console import ApiKey, Url, err, out
 from narrative.cli.ensemble import ensemble, heeding_signals
 from narrative.cli.models import pull_all
 from narrative.cli.output import check_folder
+from narrative.cli.recording import Recording, check_recording
 from narrative.cli.story_folder import default_folder, write_story
-from narrative.errors import InvalidParameter
 from narrative.hashing import sha256_of
 
 _PROFILE = "embedded"
-
-Recording = Annotated[Path, typer.Argument(help="Audio or video file: wav, flac, mp3, m4a, ogg, webm, mp4, mkv.")]
 
 
 def story(
@@ -50,8 +48,7 @@ def story(
     api_key: ApiKey = "",
 ) -> None:
     """Turn a recording into an illustrated story: story.json, story.html and a PNG for every picture."""
-    if not file.is_file():
-        raise InvalidParameter(f"{file}: no such file")
+    check_recording(file)
     options: dict[str, Any] = {
         "language": language,
         "num_speakers": speakers,

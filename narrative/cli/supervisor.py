@@ -76,13 +76,8 @@ class Supervisor:
         Raises:
             Conflict: an ensemble runs already, or what is left of one, or the gateway's port is taken.
         """
-        if (running := running_ensemble(self._state_file)) is not None:
-            raise Conflict(f"an ensemble runs already at {running['url']}; stop it with `narrate down`")
-        if left := left_behind(self._state_file):
-            raise Conflict(left)
         gateway = next(managed for managed in self.processes if managed.name == "gateway")
-        if not port_is_free(gateway.port):
-            raise Conflict(f"port {gateway.port} is taken; choose another with --port, or --port 0 for a free one")
+        check_startable(self._state_file, gateway.port)
         for managed in self.processes:
             managed.log.unlink(missing_ok=True)
             await self._spawn(managed)
@@ -190,6 +185,16 @@ class Supervisor:
         temporary = self._state_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(state))
         temporary.replace(self._state_file)
+
+
+def check_startable(state_path: Path, gateway_port: int) -> None:
+    """Raises Conflict where an ensemble runs already, or what is left of one, or the gateway's port is taken."""
+    if (running := running_ensemble(state_path)) is not None:
+        raise Conflict(f"an ensemble runs already at {running['url']}; stop it with `narrate down`")
+    if left := left_behind(state_path):
+        raise Conflict(left)
+    if gateway_port and not port_is_free(gateway_port):
+        raise Conflict(f"port {gateway_port} is taken; choose another with --port, or --port 0 for a free one")
 
 
 async def is_ready(spec: ProcessSpec, port: int) -> bool:

@@ -9,8 +9,7 @@ import typer
 from narrative.cli.client import open_client
 from narrative.cli.console import ApiKey, Url, err, out
 from narrative.cli.output import check_file, write
-from narrative.cli.story import Recording
-from narrative.errors import InvalidParameter
+from narrative.cli.recording import Recording, check_recording
 
 
 class Format(StrEnum):
@@ -34,8 +33,7 @@ def transcribe(
     api_key: ApiKey = "",
 ) -> None:
     """Transcribe a recording and say who spoke."""
-    if not file.is_file():
-        raise InvalidParameter(f"{file}: no such file")
+    check_recording(file)
     if output is not None:
         check_file(output)
     asked = {"response_format": form.value, "language": language, "model": model}

@@ -1,6 +1,7 @@
 """The command line against what people give it: one line that says what was wrong, whatever is in it."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from narrative.cli.adapter_files import _path
 from narrative.cli.client import Client, Event
 from narrative.cli.console import out
 from narrative.cli.output import check_file, check_folder, write
+from narrative.cli.running import start_time, state_file
 from narrative.cli.story import follow
 from narrative.cli.supervisor import Supervisor
 from narrative.errors import InvalidParameter, ServiceUnavailable
@@ -47,9 +49,49 @@ def test_what_the_system_refuses_is_one_line(
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("NARRATIVE_DATA_DIR", str(file / "below"))
-    assert told(monkeypatch, capsys, "status") == "no ensemble runs here; start one with `narrate up`\n"
+    problem = f"{file / 'below'} cannot be written: {file} is no folder"
+    assert told(monkeypatch, capsys, "status") == f"no ensemble can run here: NARRATIVE_DATA_DIR: {problem}\n"
     monkeypatch.setattr("narrative.cli.ensemble.pull_all", lambda _: None)
     assert told(monkeypatch, capsys, "up") == f"Refused by the system: {file / 'below' / 'logs'}: Not a directory\n"
+
+
+def test_where_no_ensemble_runs_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    assert told(monkeypatch, capsys, "status") == "no ensemble runs here; start one with `narrate up`\n"
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", "/proc/nope")
+    assert "NARRATIVE_DATA_DIR: " in (said := told(monkeypatch, capsys, "status"))
+    assert "/proc/nope" in said
+
+
+@pytest.mark.parametrize("command", ["story", "transcribe"])
+def test_a_folder_is_no_recording(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    said = f"Invalid parameter: {tmp_path} is a folder; name a recording in it\n"
+    assert told(monkeypatch, capsys, command, str(tmp_path)) == said
+
+
+def test_what_to_draw_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for prompt in ("", " "):
+        assert told(monkeypatch, capsys, "picture", prompt) == (
+            "Invalid parameter: the prompt is empty; say what to draw\n"
+        )
+    assert told(monkeypatch, capsys, "edit", "", "a.png") == (
+        "Invalid parameter: the instruction is empty; say what to change\n"
+    )
+
+
+def test_a_second_ensemble_is_refused_before_it_is_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    state: dict[str, Any] = {"supervisor": os.getpid(), "started": start_time(os.getpid()), "processes": {}}
+    state_file(tmp_path).write_text(json.dumps(state | {"url": "http://here"}))
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    said = "Conflict: an ensemble runs already at http://here; stop it with `narrate down`\n"
+    assert told(monkeypatch, capsys, "up", "--detach") == said
+    assert list(tmp_path.iterdir()) == [state_file(tmp_path)]
 
 
 @pytest.mark.parametrize(
