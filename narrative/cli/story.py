@@ -17,7 +17,15 @@ from narrative.cli.console import ApiKey, Url, err, out
 from narrative.cli.ensemble import ensemble, heeding_signals
 from narrative.cli.models import pull_all
 from narrative.cli.output import check_folder
-from narrative.cli.recording import Recording, check_recording
+from narrative.cli.recording import (
+    Language,
+    MaxSpeakers,
+    MinSpeakers,
+    Recording,
+    Speakers,
+    Temperature,
+    check_recording,
+)
 from narrative.cli.story_folder import default_folder, write_story
 from narrative.hashing import sha256_of
 
@@ -29,8 +37,12 @@ def story(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for the story.", show_default="./stories/FILE")
     ] = None,
-    language: Annotated[str, typer.Option(help="ISO 639-1 code of the language spoken; detected by default.")] = "",
-    speakers: Annotated[int | None, typer.Option(min=1, help="Number of speakers; estimated by default.")] = None,
+    language: Language = "",
+    speakers: Speakers = None,
+    min_speakers: MinSpeakers = None,
+    max_speakers: MaxSpeakers = None,
+    words: Annotated[bool, typer.Option("--words", help="Also keep every word's times in story.json.")] = False,
+    temperature: Temperature = None,
     style: Annotated[str, typer.Option(help="Style of the pictures; chosen from what was said by default.")] = "",
     images: Annotated[int, typer.Option(min=1, max=8, help="Pictures for each speaker.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, for the same pictures again.")] = None,
@@ -52,6 +64,10 @@ def story(
     options: dict[str, Any] = {
         "language": language,
         "num_speakers": speakers,
+        "min_speakers": min_speakers,
+        "max_speakers": max_speakers,
+        "word_timestamps": words or None,
+        "temperature": temperature,
         "style": style,
         "num_images": images,
         "seed": seed,

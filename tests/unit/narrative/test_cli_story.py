@@ -22,9 +22,11 @@ from narrative.hashing import sha256_of
         ((), {}),
         (("--model", "sdxl", "--asr-model", "my-voice"), {"model": "sdxl", "asr_model": "my-voice"}),
         (("--adapter", "seal:0.5"), {"adapters": [{"name": "seal", "weight": 0.5}]}),
+        (("--min-speakers", "2", "--max-speakers", "4"), {"min_speakers": 2, "max_speakers": 4}),
+        (("--words", "--temperature", "0"), {"word_timestamps": True, "temperature": 0.0}),
     ],
 )
-def test_models_and_adapters_are_asked_for_by_name(
+def test_what_is_asked_for_is_sent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: tuple[str, ...], asked: dict[str, Any]
 ) -> None:
     sent: list[dict[str, Any]] = []
