@@ -20,9 +20,8 @@ def running_ensemble(path: Path) -> dict[str, object] | None:
     try:
         state: dict[str, object] = json.loads(path.read_text())
         supervisor = int(str(state["supervisor"]))
-        os.kill(supervisor, 0)
         # After a crash or a reboot somebody else may have its number.
-        return state if state["started"] == start_time(supervisor) else None
+        return state if _is_alive(supervisor) and state["started"] == start_time(supervisor) else None
     except (OSError, ValueError, KeyError):
         return None
 

@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from narrative.cli.running import running_ensemble, state_file, stop_ensemble
+from narrative.cli.running import running_ensemble, start_time, state_file, stop_ensemble
 from narrative.cli.supervisor import Supervisor, is_ready
 from narrative.errors import Conflict, ServiceUnavailable
 from narrative.profiles import ProcessSpec, Profile
@@ -113,6 +115,18 @@ def test_a_stranger_with_the_number_of_a_supervisor_is_left_alone(tmp_path: Path
 
     assert running_ensemble(state_file(tmp_path)) is None
     assert stop_ensemble(state_file(tmp_path)) is False
+
+
+def test_a_supervisor_that_was_killed_no_longer_runs(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as killed:
+        started = start_time(killed.pid)
+        killed.kill()
+        # Nobody has waited for it for good, so its number is still known.
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+        state = {"url": "http://here", "ready": True, "supervisor": killed.pid, "started": started, "processes": {}}
+        state_file(tmp_path).write_text(json.dumps(state))
+
+        assert running_ensemble(state_file(tmp_path)) is None
 
 
 def test_stopping_nothing_says_so(tmp_path: Path) -> None:
