@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from narrative.cli.recording import (
     check_recording,
 )
 from narrative.cli.story_folder import default_folder, write_story
+from narrative.errors import NarrativeError
 from narrative.hashing import sha256_of
 
 _PROFILE = "embedded"
@@ -93,22 +94,42 @@ def story(
 async def _with_ensemble(file: Path, folder: Path, options: dict[str, Any], stages: bool, api_key: str) -> None:
     async with ensemble(0, _PROFILE, show_logs=False) as supervisor:
         with Client(supervisor.url, api_key) as client:
-            await asyncio.to_thread(make_story, client, file, folder, options, stages)
+            narrative_id = await asyncio.to_thread(send, client, file, options)
+            try:
+                await asyncio.to_thread(receive, client, narrative_id, file, folder, stages)
+            except asyncio.CancelledError:
+                # Jobs are durable: the next ensemble in this data folder would go on with it.
+                await asyncio.to_thread(cancel, client, narrative_id)
+                raise
 
 
 def make_story(client: Client, file: Path, folder: Path, options: dict[str, Any], stages: bool) -> None:
     """Sends a recording, follows its progress, and writes the story; Ctrl-C cancels the job."""
-    with err.status(f"sending {file.name}"):
-        sha256 = sha256_of(file)
-        narrative = client.create_narrative(file, options)
-    narrative_id = narrative["id"]
+    narrative_id = send(client, file, options)
     try:
-        follow(client, narrative_id)
+        receive(client, narrative_id, file, folder, stages)
     except KeyboardInterrupt:
+        cancel(client, narrative_id)
+        raise
+
+
+def send(client: Client, file: Path, options: dict[str, Any]) -> str:
+    """Sends a recording; returns the id of its narrative."""
+    with err.status(f"sending {file.name}"):
+        return str(client.create_narrative(file, options)["id"])
+
+
+def cancel(client: Client, narrative_id: str) -> None:
+    """Cancels a narrative; a gateway that is gone already is no error any more."""
+    with suppress(NarrativeError):
         client.request("POST", f"/v1/narratives/{narrative_id}/cancel")
         err.print("cancelled")
-        raise
-    write_story(client, narrative_id, folder, sha256)
+
+
+def receive(client: Client, narrative_id: str, file: Path, folder: Path, stages: bool) -> None:
+    """Follows a narrative's progress and writes its story."""
+    follow(client, narrative_id)
+    write_story(client, narrative_id, folder, sha256_of(file))
     told = json.loads((folder / "story.json").read_text(encoding="utf-8"))
     if stages:
         show_stages(told)

@@ -13,8 +13,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def serve() -> None:
-    HTTPServer(("127.0.0.1", int(os.environ["PROGRAM_PORT"])), Handler).serve_forever()
+def serve(handler: type[Handler] = Handler) -> None:
+    HTTPServer(("127.0.0.1", int(os.environ["PROGRAM_PORT"])), handler).serve_forever()
 
 
 if __name__ == "__main__":
