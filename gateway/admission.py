@@ -87,22 +87,36 @@ async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
         AdapterNotFound: names those there are.
     """
     engine, by_whisper = options.translation_engine, options.translation_engine == WHISPER
-    asr, diffusion, translation, prompt, _ = await asyncio.gather(
-        _models(gateway, "asr" if options.asr_model or options.language else ""),
+    diffusion, translation, prompt, *_ = await asyncio.gather(
         _models(gateway, "diffusion" if options.model else ""),
         _models(gateway, "translation" if (engine or options.language) and not by_whisper else ""),
         _models(gateway, "prompt" if options.language and not by_whisper else ""),
+        check_speech(gateway, options.asr_model, options.language, "asr_model"),
         _check_drawing(gateway, options),
     )
-    _check("asr_model", options.asr_model, names_of(asr, common_pb2.TASK_TRANSCRIPTION))
     _check("model", options.model, names_of(diffusion, common_pb2.TASK_TEXT_TO_IMAGE))
     _check("translation_engine", engine, names_of(translation, common_pb2.TASK_TRANSLATION))
-    speech = [model for model in asr if model.task == common_pb2.TASK_TRANSCRIPTION]
-    if speech and all(model.languages for model in speech):
-        _check("language", options.language, {code for model in speech for code in model.languages})
     readable, chosen = readable_languages(prompt), translator(translation, engine)
     if readable and chosen.languages and options.language not in {"", *readable, *chosen.languages}:
         raise not_understood([options.language], readable, chosen, field="language")
+
+
+async def check_speech(gateway: Gateway, model: str, language: str, model_field: str) -> None:
+    """Refuses a speech model that there is not, and a language that none of them hears.
+
+    Args:
+        model_field: what the caller knows the model by.
+
+    Raises:
+        InvalidParameter: says which there are.
+    """
+    if not (model or language):
+        return
+    asr = await _models(gateway, "asr")
+    _check(model_field, model, names_of(asr, common_pb2.TASK_TRANSCRIPTION))
+    speech = [known for known in asr if known.task == common_pb2.TASK_TRANSCRIPTION]
+    if speech and all(known.languages for known in speech):
+        _check("language", language, {code for known in speech for code in known.languages})
 
 
 async def _check_drawing(gateway: Gateway, options: NarrativeOptions) -> None:

@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData
 
-from gateway.admission import check_options
+from gateway.admission import check_speech
 from gateway.intake import checked_recording, form_body, upload_form
-from gateway.options import Language, NameOrEmpty, NarrativeOptions, SpeakerOptions
+from gateway.options import Language, NameOrEmpty, SpeakerOptions
 from gateway.parts import Parts
 from gateway.problems import invalid_parameter, responses
 from gateway.subtitles import as_srt, as_text, as_vtt
@@ -63,12 +63,7 @@ async def transcriptions(request: Request, gateway: Parts) -> Response:
         options = _options(form)
         recording = await checked_recording(form, gateway.settings)
         model = "" if options.model == "whisper-1" else options.model
-        try:
-            await check_options(gateway, NarrativeOptions(asr_model=model, language=options.language))
-        except InvalidParameter as error:
-            # The speech model is a narrative's asr_model; here it is the only one.
-            plain = error.message.removeprefix("asr_")
-            raise InvalidParameter(plain, field=error.field.removeprefix("asr_")) from error
+        await check_speech(gateway, model, options.language, "model")
         counted = any((options.num_speakers, options.min_speakers, options.max_speakers))
         asked = asr_pb2.TranscribeOptions(
             filename=recording.filename,

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from narrative.v1 import common_pb2
 from tests.integration.gateway import fakes
-from tests.integration.gateway.conftest import Api, serving
+from tests.integration.gateway.conftest import Api, serving, wav
 from tests.integration.gateway.fakes import Script, ensemble
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -65,3 +65,14 @@ async def test_a_story_in_a_language_that_nobody_reads_names_the_way_out(api: Ap
     finished = await api.finished(await api.create())
     assert finished["status"] == "failed"
     assert 'translation_engine "whisper"' in finished["error"]["detail"]
+
+
+@pytest.mark.parametrize(("language", "status"), [("de", 200), ("fr", 422)])
+async def test_a_transcription_needs_nobody_who_reads_its_language(api: Api, language: str, status: int) -> None:
+    """What the speech model knows is enough: it is written down, and neither described nor drawn."""
+    api.ensemble.script.reset()
+    files = {"file": ("talk.wav", wav())}
+    response = await api.http.post("/v1/audio/transcriptions", files=files, data={"language": language})
+    assert response.status_code == status, response.text
+    if status == 422:
+        assert response.json()["detail"] == "language: 'fr' is not known; there are de, en, ru"
