@@ -80,34 +80,38 @@ def story(
         "translation_engine": translation,
     }
     chosen = {key: value for key, value in options.items() if value not in ("", None)}
-    folder = output or default_folder(file)
+    # Once, and now: a recording may be moved before its story is told.
+    digest = sha256_of(file)
+    folder = output or default_folder(file, digest)
     check_folder(folder)
     if start:
         pull_all(Catalogue().for_profile(_PROFILE))
-        if ended_by := asyncio.run(heeding_signals(_with_ensemble(file, folder, chosen, stages, api_key))):
+        if ended_by := asyncio.run(heeding_signals(_with_ensemble(file, digest, folder, chosen, stages, api_key))):
             raise typer.Exit(128 + ended_by)
     else:
         with open_client(url, api_key) as client:
-            make_story(client, file, folder, chosen, stages)
+            make_story(client, file, digest, folder, chosen, stages)
 
 
-async def _with_ensemble(file: Path, folder: Path, options: dict[str, Any], stages: bool, api_key: str) -> None:
+async def _with_ensemble(
+    file: Path, sha256: str, folder: Path, options: dict[str, Any], stages: bool, api_key: str
+) -> None:
     async with ensemble(0, _PROFILE, show_logs=False) as supervisor:
         with Client(supervisor.url, api_key) as client:
             narrative_id = await asyncio.to_thread(send, client, file, options)
             try:
-                await asyncio.to_thread(receive, client, narrative_id, file, folder, stages)
+                await asyncio.to_thread(receive, client, narrative_id, sha256, folder, stages)
             except asyncio.CancelledError:
                 # Jobs are durable: the next ensemble in this data folder would go on with it.
                 await asyncio.to_thread(cancel, client, narrative_id)
                 raise
 
 
-def make_story(client: Client, file: Path, folder: Path, options: dict[str, Any], stages: bool) -> None:
+def make_story(client: Client, file: Path, sha256: str, folder: Path, options: dict[str, Any], stages: bool) -> None:
     """Sends a recording, follows its progress, and writes the story; Ctrl-C cancels the job."""
     narrative_id = send(client, file, options)
     try:
-        receive(client, narrative_id, file, folder, stages)
+        receive(client, narrative_id, sha256, folder, stages)
     except KeyboardInterrupt:
         cancel(client, narrative_id)
         raise
@@ -126,10 +130,10 @@ def cancel(client: Client, narrative_id: str) -> None:
         err.print("cancelled")
 
 
-def receive(client: Client, narrative_id: str, file: Path, folder: Path, stages: bool) -> None:
-    """Follows a narrative's progress and writes its story."""
+def receive(client: Client, narrative_id: str, sha256: str, folder: Path, stages: bool) -> None:
+    """Follows a narrative's progress and writes its story, with the digest of its recording."""
     follow(client, narrative_id)
-    write_story(client, narrative_id, folder, sha256_of(file))
+    write_story(client, narrative_id, folder, sha256)
     told = json.loads((folder / "story.json").read_text(encoding="utf-8"))
     if stages:
         show_stages(told)

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from narrative.cli.client import Client
-from narrative.hashing import sha256_of
 
 # A recording too long to be put into the page is linked beside it.
 _LINKED_AUDIO = re.compile(rb'(<audio\b[^>]*\ssrc=)"audio"')
 _OWN_NAME = re.compile(r"[0-9]+\.png|audio(-[0-9]+)?(\.[a-z0-9]{1,8})?")
 
 
-def default_folder(file: Path) -> Path:
-    """Folder for the story of a recording: that of its name, with a number where another recording's story is there."""
+def default_folder(file: Path, sha256: str) -> Path:
+    """Folder for the story of a recording: that of its name, with a number where another recording's story is there.
+
+    Args:
+        sha256: of the recording.
+    """
     folder = Path("stories") / file.stem
     number = 1
-    while not _is_of(_earlier_story(folder), file):
+    while not _is_of(_earlier_story(folder), file.name, sha256):
         number += 1
         folder = folder.with_name(f"{file.stem}-{number}")
     return folder
@@ -62,11 +65,11 @@ def _earlier_story(folder: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _is_of(told: dict[str, Any], file: Path) -> bool:
+def _is_of(told: dict[str, Any], filename: str, sha256: str) -> bool:
     if "recording_sha256" in told:
-        return bool(told["recording_sha256"] == sha256_of(file))
+        return bool(told["recording_sha256"] == sha256)
     # Earlier versions wrote only the name.
-    return bool(told.get("filename", file.name) == file.name)
+    return bool(told.get("filename", filename) == filename)
 
 
 def _files_of(told: dict[str, Any]) -> set[str]:

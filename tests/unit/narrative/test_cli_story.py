@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from narrative.cli import main
+from narrative.cli import main, story
 from narrative.cli.client import ApiError, Client
 from narrative.cli.story_folder import default_folder, write_story
 from narrative.errors import ServiceUnavailable
@@ -161,12 +161,36 @@ def test_another_recording_of_the_same_name_gets_a_folder_of_its_own(
     first.write_text("one")
     second.write_text("two")
     for file, folder in ((first, "talk"), (second, "talk-2"), (first, "talk"), (second, "talk-2")):
-        assert default_folder(file) == Path("stories") / folder
+        assert default_folder(file, sha256_of(file)) == Path("stories") / folder
         write_story(Gateway(1, WHOLE, [], file.name), "1", Path("stories") / folder, sha256_of(file))
 
     # A story of an earlier version tells only the name.
     told = Path("stories/talk/story.json")
     Path("talk.wav").write_text("three")
     told.write_text(json.dumps({"filename": "talk.m4a", "speakers": []}))
-    assert default_folder(first) == Path("stories/talk")
-    assert default_folder(Path("talk.wav")) == Path("stories/talk-3")
+    assert default_folder(first, sha256_of(first)) == Path("stories/talk")
+    third = Path("talk.wav")
+    assert default_folder(third, sha256_of(third)) == Path("stories/talk-3")
+
+
+def test_a_recording_that_is_moved_meanwhile_has_its_story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recording = tmp_path / "talk.m4a"
+    recording.write_text("one")
+    digest = sha256_of(recording)
+    gateway = Gateway(1, WHOLE, [])
+
+    def take(client: Client, audio: Path, options: dict[str, Any]) -> dict[str, Any]:
+        del client, options
+        audio.unlink()
+        return {"id": "1"}
+
+    monkeypatch.setattr(Client, "create_narrative", take)
+    monkeypatch.setattr(story, "follow", lambda *_: None)
+    monkeypatch.setattr(story, "show_summary", lambda *_: None)
+    monkeypatch.setattr(story, "open_client", lambda *_: gateway)
+    monkeypatch.setattr(sys, "argv", ["narrate", "story", str(recording), "--output", str(tmp_path / "story")])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+
+    assert not ended.value.code
+    assert json.loads((tmp_path / "story/story.json").read_text())["recording_sha256"] == digest
