@@ -14,8 +14,16 @@ from narrative.cli.plan import RESERVE_BYTES, Plan, make_plan, shares
 from narrative.profiles import Turn, load_profile
 from tests.unit.deploy.rendering import ROOT, Overlay, pod_of
 
-SIZES = {"24gb": "24GiB", "48gb": "48GiB", "80gb": "80GB"}
+# What cards that are called so show as their memory, the least first: T4, A10 and L4, A40 and L40S, A100.
+CARDS = {
+    "16gb": ("15GiB", "16GB", "16GiB"),
+    "24gb": ("22.5GiB", "24GB", "24GiB"),
+    "48gb": ("44.5GiB", "48GB", "48GiB"),
+    "80gb": ("79GiB", "80GB", "80GiB"),
+}
+SIZES = [size for size in CARDS if size != "16gb"]
 LLM = "qwen2.5-3b-instruct"
+GUIDE = ROOT / "docs" / "deploy.md"
 
 
 def values(lines: list[str]) -> dict[str, str]:
@@ -46,28 +54,81 @@ def plan_for(gpu: str, *, llm_sleeps: bool = False) -> tuple[Plan, Turn, int]:
     return make_plan(turns, total - RESERVE_BYTES), llm, total
 
 
-@pytest.mark.parametrize(("size", "gpu"), SIZES.items())
-def test_the_share_is_one_that_the_plan_allows(size: str, gpu: str) -> None:
+def guide(size: str) -> dict[str, str]:
+    """The row of docs/deploy.md for a size of card."""
+    lines = [line.strip("|").split("|") for line in GUIDE.read_text().splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    (head,) = [row for row in rows if row[0] == "card"]
+    (row,) = [row for row in rows if row[0].replace(" ", "").lower() == size]
+    return dict(zip(head, row, strict=True))
+
+
+@pytest.mark.parametrize("gpu", [gpu for size in SIZES for gpu in CARDS[size]])
+def test_the_share_is_one_that_the_plan_allows(gpu: str) -> None:
+    (size,) = [size for size in SIZES if gpu in CARDS[size]]
     plan, llm, total = plan_for(gpu)
-    least, most = shares(llm, plan, total)
-    assert not plan.swaps
-    assert least <= float(of_compose(size)["LLM_GPU_SHARE"]) <= most
+    least, _ = shares(llm, plan, total)
+    share = float(of_compose(size)["LLM_GPU_SHARE"])
+    assert least <= share
+    # The others have room for the largest of them, and where the guide says that they stay, for all.
+    others = [turn.num_bytes for turn in load_profile("single-gpu").turns if turn.model != LLM]
+    room = (1 - share) * total - RESERVE_BYTES
+    assert max(others) <= room
+    says = guide(size)
+    assert says["vLLM's share"] == f"{share:.2f}"
+    if says["the others"] == "stay":
+        assert not plan.swaps
+        assert sum(others) <= room
+
+
+def test_what_takes_turns_on_cards_of_24_gb_is_what_the_plan_and_the_guide_say() -> None:
+    plan, llm, total = plan_for(CARDS["24gb"][0])
+    share = float(of_compose("24gb")["LLM_GPU_SHARE"])
+    assert {turn.model for turn in plan.swaps} == {"whisper-large-v3", "sdxl-base"}
+    assert share == shares(llm, plan, total)[0]
+    assert guide("24gb")["the others"] == "Whisper and SDXL by turns; both stay on 24 GiB"
+    # Only what is small makes room for them there.
+    plan, _, total = plan_for("24GiB")
+    both = sum(turn.num_bytes for turn in plan.stays if turn.model in {"whisper-large-v3", "sdxl-base"})
+    assert both <= (1 - share) * total - RESERVE_BYTES
 
 
 def test_on_the_smallest_the_llm_sleeps_as_the_plan_says() -> None:
-    plan, llm, total = plan_for("16GiB", llm_sleeps=True)
+    plan, llm, total = plan_for(CARDS["16gb"][0], llm_sleeps=True)
     services = composed(f"--env-file={ROOT / 'deploy' / 'gpu' / '16gb.env'}")
     share, _ = shares(llm, plan, total)
-    assert llm in plan.swaps
+    assert {turn.model for turn in plan.swaps} == {"whisper-large-v3", LLM, "sdxl-base"}
+    assert guide("16gb")["vLLM's share"] == f"{share:.2f}, asleep by turns"
+    assert guide("16gb")["the others"] == "Whisper and SDXL by turns"
     assert {f"--gpu-memory-utilization={share}", "--enable-sleep-mode"} <= set(services["llama"]["command"])
     assert services["llama"]["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
     assert "ports" not in services["llama"]
-    prompt, residency = (services[name]["environment"] for name in ("prompt", "residency"))
-    # Booked is no less than vLLM may take.
-    booked = int(TypeAdapter(ByteSize).validate_python(prompt["NARRATIVE_PROMPT__RESIDENCY_BYTES"]))
-    assert share * total <= booked <= llm.num_bytes + plan.left_bytes
+    prompt = services["prompt"]["environment"]
     assert prompt["NARRATIVE_PROMPT__RESIDENCY_TARGET"] == "dns:///residency:50055"
-    assert json.loads(residency["NARRATIVE_RESIDENCY__PINNED"]) == [turn.model for turn in plan.stays]
+
+
+@pytest.mark.parametrize("gpu", CARDS["16gb"])
+def test_on_the_smallest_nothing_is_too_large_for_its_turn(gpu: str) -> None:
+    _, llm, total = plan_for(gpu, llm_sleeps=True)
+    services = composed(f"--env-file={ROOT / 'deploy' / 'gpu' / '16gb.env'}")
+    prompt, residency = (services[name]["environment"] for name in ("prompt", "residency"))
+    booked = int(TypeAdapter(ByteSize).validate_python(prompt["NARRATIVE_PROMPT__RESIDENCY_BYTES"]))
+    share = float(of_compose("16gb")["LLM_GPU_SHARE"])
+    # Booked is no less than vLLM may take, and that no less than it needs.
+    assert llm.num_bytes <= share * total <= booked
+    needs = {turn.model: turn.num_bytes for turn in load_profile("single-gpu").turns} | {LLM: booked}
+    pinned = json.loads(residency.get("NARRATIVE_RESIDENCY__PINNED", "[]"))
+    kept = sum(needs[model] for model in pinned)
+    assert max(needs[model] for model in needs.keys() - set(pinned)) + kept <= total - RESERVE_BYTES
+
+
+def test_on_the_smallest_kubernetes_has_the_same_settings() -> None:
+    component = ROOT / "k8s" / "components" / "residency" / "llm-sleeps" / "kustomization.yaml"
+    maps = {one["name"]: values(one["literals"]) for one in yaml.safe_load(component.read_text())["configMapGenerator"]}
+    chosen = of_compose("16gb")
+    assert maps["llm"] == {"LLM_GPU_SHARE": chosen["LLM_GPU_SHARE"]}
+    assert maps["prompt"]["NARRATIVE_PROMPT__RESIDENCY_BYTES"] == chosen["LLM_RESIDENCY_BYTES"]
+    assert "NARRATIVE_RESIDENCY__PINNED" not in maps.get("residency", {})
 
 
 @pytest.mark.parametrize("size", SIZES)
