@@ -143,6 +143,12 @@ def test_compose_hands_the_settings_to_vllm(size: str) -> None:
     assert environment["NARRATIVE_PROMPT__LLM_MAX_CONCURRENCY"] == chosen["LLM_MAX_NUM_SEQS"]
 
 
+def test_compose_tells_the_gateway_where_the_books_are() -> None:
+    services = composed()
+    assert services["gateway"]["environment"]["NARRATIVE_GATEWAY__RESIDENCY_TARGET"] == "dns:///residency:50055"
+    assert services["gateway"]["networks"].keys() & services["residency"]["networks"].keys()
+
+
 def test_a_llm_that_stays_hides_its_development_endpoints() -> None:
     services = composed()
     assert services["llama"]["environment"]["VLLM_SERVER_DEV_MODE"] == "0"
