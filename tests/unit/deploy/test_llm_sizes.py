@@ -128,7 +128,17 @@ def test_on_the_smallest_kubernetes_has_the_same_settings() -> None:
     chosen = of_compose("16gb")
     assert maps["llm"] == {"LLM_GPU_SHARE": chosen["LLM_GPU_SHARE"]}
     assert maps["prompt"]["NARRATIVE_PROMPT__RESIDENCY_BYTES"] == chosen["LLM_RESIDENCY_BYTES"]
-    assert "NARRATIVE_RESIDENCY__PINNED" not in maps.get("residency", {})
+    assert maps["residency"] == {"NARRATIVE_RESIDENCY__PREFETCH": chosen["RESIDENCY_PREFETCH"]}
+
+
+def test_a_llm_that_sleeps_is_brought_in_before_the_pictures() -> None:
+    services = composed(f"--env-file={ROOT / 'deploy' / 'gpu' / '16gb.env'}")
+    prefetch = json.loads(services["residency"]["environment"]["NARRATIVE_RESIDENCY__PREFETCH"])
+    # A lease on a server has the name of its model.
+    llm = services["prompt"]["environment"]["NARRATIVE_PROMPT__LLM_MODEL"]
+    assert prefetch == {"whisper-large-v3": [llm], llm: ["sdxl-base"]}
+    staying = json.loads(composed()["residency"]["environment"]["NARRATIVE_RESIDENCY__PREFETCH"])
+    assert staying == {"whisper-large-v3": ["sdxl-base"]}
 
 
 @pytest.mark.parametrize("size", SIZES)
