@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -112,19 +113,31 @@ async def ensemble(port: int, profile_name: str, *, show_logs: bool) -> AsyncIte
         await _show_start(supervisor)
         showing = show_logs
         watching = asyncio.create_task(supervisor.watch())
+        watching.add_done_callback(_tell_failure)
         yield supervisor
     finally:
-        if watching is not None:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
-        stopping = asyncio.create_task(supervisor.stop())
+        stopping = asyncio.create_task(_stop(supervisor, watching))
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:
             # Told to end while it is ending: what it started is stopped all the same.
             await stopping
             raise
+
+
+async def _stop(supervisor: Supervisor, watching: asyncio.Task[None] | None) -> None:
+    """Ends supervision, however that goes, and then what was supervised."""
+    if watching is not None:
+        watching.cancel()
+        await asyncio.wait({watching})
+    await supervisor.stop()
+
+
+def _tell_failure(watching: asyncio.Task[None]) -> None:
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        told = "".join(traceback.format_exception(error))
+        with contextlib.suppress(OSError):
+            err.print(f"what exits is not started again any more:\n{told}", soft_wrap=True)
 
 
 async def heeding_signals(work: Coroutine[Any, Any, None]) -> int:

@@ -1,6 +1,7 @@
 """Runs the processes of a profile on this machine: start, wait until ready, restart what dies, stop in order."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import grpc
 import httpx
@@ -124,8 +126,16 @@ class Supervisor:
             self._on_line("supervisor", f"{managed.name} exited with status {status}; starting it again")
             await asyncio.sleep(min(LONGEST_DELAY_S, RESTART_DELAY_S * 2 ** min(5, managed.restarts)))
             managed.restarts += 1
-            await self._spawn(managed)
-            self._write_state(ready=True)
+            # A disk is full, or memory short: the process is tried again, and all others are kept meanwhile.
+            try:
+                await self._spawn(managed)
+            except OSError as error:
+                self._on_line("supervisor", f"{managed.name} cannot be started: {error}")
+                continue
+            try:
+                self._write_state(ready=True)
+            except OSError as error:
+                self._on_line("supervisor", f"{self._state_file} cannot be written: {error}")
 
     async def stop(self) -> None:
         """Stops all processes, the gateway first, and removes the state file; does nothing where none was started."""
@@ -167,10 +177,20 @@ class Supervisor:
 
     async def _read(self, managed: Managed, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        with managed.log.open("ab") as log:
+        failed = False
+        with contextlib.ExitStack() as files:
+            log: IO[bytes] | None = None
             async for line in _lines(process.stdout):
-                log.write(line)
-                log.flush()
+                # Whom nobody reads stands still once the pipe is full; a disk may have room again.
+                try:
+                    # Without a buffer: what could not be written would be tried again with every line.
+                    log = log or files.enter_context(managed.log.open("ab", buffering=0))
+                    log.write(line)
+                    failed = False
+                except OSError as error:
+                    if not failed:
+                        self._on_line("supervisor", f"{managed.log} cannot be written: {error}")
+                    failed = True
                 self._on_line(managed.name, line.decode(errors="replace").rstrip())
 
     def _write_state(self, *, ready: bool) -> None:

@@ -1,6 +1,8 @@
 """The supervisor over real processes."""
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -8,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from narrative.cli.ensemble import ensemble
 from narrative.cli.running import running_ensemble, start_time, state_file, stop_ensemble
 from narrative.cli.supervisor import Supervisor, is_ready
 from narrative.errors import Conflict, ServiceUnavailable
@@ -27,6 +31,18 @@ def profile(module: str = "healthy_program") -> Profile:
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def restarted(supervisor: Supervisor) -> None:
+    """Kills the process and waits until the next one is ready."""
+    managed = supervisor.processes[0]
+    assert managed.process is not None
+    first = managed.process.pid
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: managed.process is not None and managed.process.pid != first)
+    async with asyncio.timeout(10):
+        while not await is_ready(managed.spec, managed.port):
             await asyncio.sleep(0.01)
 
 
@@ -55,19 +71,89 @@ async def test_it_starts_says_where_it_is_and_leaves_nothing_behind(supervisor: 
 
 
 async def test_a_process_that_dies_is_started_again(supervisor: Supervisor) -> None:
-    managed = supervisor.processes[0]
-    assert managed.process is not None
-    first = managed.process.pid
     watching = asyncio.create_task(supervisor.watch())
 
-    os.kill(first, signal.SIGKILL)
-    await until(lambda: managed.process is not None and managed.process.pid != first)
-    async with asyncio.timeout(10):
-        while not await is_ready(managed.spec, managed.port):
-            await asyncio.sleep(0.01)
+    await restarted(supervisor)
 
-    assert managed.restarts == 1
+    assert supervisor.processes[0].restarts == 1
     watching.cancel()
+
+
+async def test_a_state_that_cannot_be_written_ends_no_supervision(supervisor: Supervisor, tmp_path: Path) -> None:
+    (tmp_path / "ensemble.tmp").mkdir()
+    watching = asyncio.create_task(supervisor.watch())
+
+    for _ in range(2):
+        await restarted(supervisor)
+
+    watching.cancel()
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = asyncio.create_subprocess_exec
+    failures = iter([OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+
+    async def fail_once(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        for error in failures:
+            raise error
+        return await start(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", fail_once)
+    monkeypatch.setattr("narrative.cli.supervisor.RESTART_DELAY_S", 0.01)
+    watching = asyncio.create_task(supervisor.watch())
+
+    await restarted(supervisor)
+
+    assert not list(failures)
+    watching.cancel()
+
+
+async def test_a_log_that_cannot_be_written_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PROGRAMS))
+    said: list[str] = []
+    supervisor = Supervisor(
+        profile("talkative_program"), tmp_path, 0, lambda name, line: said.append(f"{name}: {line}")
+    )
+    await supervisor.start()
+    await supervisor.wait_ready(timeout_s=20)
+    # Not earlier: what is there when it starts is removed.
+    supervisor.processes[0].log = Path("/dev/full")
+    said.clear()
+    watching = asyncio.create_task(supervisor.watch())
+
+    await restarted(supervisor)
+
+    watching.cancel()
+    await supervisor.stop()
+    assert sum(line.startswith("supervisor: /dev/full cannot be written") for line in said) == 1
+    assert said[-1] == "gateway: b"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_where_supervision_fails_everything_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cancelled: bool
+) -> None:
+    async def fail(supervisor: Supervisor) -> None:
+        async with asyncio.TaskGroup():
+            raise RuntimeError(f"{len(supervisor.processes)} is too many")
+
+    monkeypatch.setenv("PYTHONPATH", str(PROGRAMS))
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("narrative.cli.ensemble.load_profile", lambda _: profile())
+    monkeypatch.setattr(Supervisor, "watch", fail)
+    with contextlib.suppress(asyncio.CancelledError):
+        async with ensemble(0, "test", show_logs=False) as supervisor:
+            process = supervisor.processes[0].process
+            await asyncio.sleep(0)
+            if cancelled:
+                raise asyncio.CancelledError
+
+    assert process is not None
+    assert process.returncode is not None
+    assert not state_file(tmp_path).exists()
+    assert "1 is too many" in capsys.readouterr().err
 
 
 async def test_a_second_ensemble_is_refused(supervisor: Supervisor, tmp_path: Path) -> None:
