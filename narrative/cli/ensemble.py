@@ -151,12 +151,13 @@ async def heeding_signals(work: Coroutine[Any, Any, None]) -> int:
 
     def end(number: int) -> None:
         nonlocal ended_by
-        if number == signal.SIGHUP:
-            _leave_terminal()
         # The kernel and the shell both tell of a closed terminal; stopping in order must not be cut short.
         if not ended_by:
             ended_by = number
             task.cancel()
+        # Before the task can print; but whatever comes of this, it has been told to end.
+        if number == signal.SIGHUP:
+            _leave_terminal()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # nohup has SIGHUP ignored.
@@ -174,10 +175,12 @@ async def heeding_signals(work: Coroutine[Any, Any, None]) -> int:
 def _leave_terminal() -> None:
     """What is still written to a terminal that was closed goes nowhere, where it would fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        # One that is closed no longer says that it is a terminal.
-        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
-            os.dup2(nowhere, stream.fileno())
+    # There are none where `narrate` was started with them closed (>&-).
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError, ValueError):
+            # One that is closed no longer says that it is a terminal.
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 

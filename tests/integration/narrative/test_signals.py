@@ -1,5 +1,7 @@
 """However `narrate` is ended, what it started ends with it; where it could not end that, it says so."""
 
+import asyncio
+import io
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from narrative.cli.ensemble import heeding_signals
 from narrative.cli.running import state_file
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -103,6 +106,23 @@ def test_nothing_is_left_of_an_ensemble(
     assert not terminal.state_file.exists()
     if command == "story" and end != "closed":
         assert (tmp_path / "posted").read_text() == "/v1/narratives\n/v1/narratives/7/cancel\n"
+
+
+@pytest.mark.parametrize("closed", [None, io.TextIOWrapper(io.BytesIO())])
+def test_a_closed_terminal_is_heeded_where_nothing_can_be_printed(
+    monkeypatch: pytest.MonkeyPatch, closed: io.TextIOWrapper | None
+) -> None:
+    """Standard output may be closed from the start: `narrate up >&-`."""
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.wait_for(asyncio.get_running_loop().create_future(), 10)
+
+    if closed is not None:
+        closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    monkeypatch.setattr(sys, "stderr", closed)
+    assert asyncio.run(heeding_signals(work())) == signal.SIGHUP
 
 
 def test_what_a_killed_supervisor_left_is_named_and_can_be_stopped(
