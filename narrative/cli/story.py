@@ -101,8 +101,8 @@ async def _with_ensemble(
             narrative_id = await asyncio.to_thread(send, client, file, options)
             try:
                 await asyncio.to_thread(receive, client, narrative_id, sha256, folder, stages)
-            except asyncio.CancelledError:
-                # Jobs are durable: the next ensemble in this data folder would go on with it.
+            except BaseException:
+                # Whatever it was: jobs are durable, and the next ensemble in this data folder would go on with it.
                 await asyncio.to_thread(cancel, client, narrative_id)
                 raise
 
@@ -124,10 +124,11 @@ def send(client: Client, file: Path, options: dict[str, Any]) -> str:
 
 
 def cancel(client: Client, narrative_id: str) -> None:
-    """Cancels a narrative; a gateway that is gone already is no error any more."""
-    with suppress(NarrativeError):
-        client.request("POST", f"/v1/narratives/{narrative_id}/cancel")
-        err.print("cancelled")
+    """Cancels a narrative, where it has not ended; a gateway or a terminal that is gone is no error any more."""
+    with suppress(NarrativeError, OSError):
+        left = client.document("POST", f"/v1/narratives/{narrative_id}/cancel", "status")
+        if left["status"] == "cancelled":
+            err.print("cancelled")
 
 
 def receive(client: Client, narrative_id: str, sha256: str, folder: Path, stages: bool) -> None:

@@ -1,9 +1,13 @@
 """`narrate story`: what is asked of the gateway, and what is written."""
 
+import errno
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -194,3 +198,41 @@ def test_a_recording_that_is_moved_meanwhile_has_its_story(monkeypatch: pytest.M
 
     assert not ended.value.code
     assert json.loads((tmp_path / "story/story.json").read_text())["recording_sha256"] == digest
+
+
+@pytest.mark.parametrize(("status", "said"), [("cancelled", "cancelled\n"), ("succeeded", "")])
+def test_a_story_that_cannot_be_received_is_cancelled_before_its_ensemble_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, status: str, said: str
+) -> None:
+    """One that has ended stays as it is, and nothing is said of it."""
+    done: list[str] = []
+
+    @asynccontextmanager
+    async def ensemble(*_: Any, **__: Any) -> AsyncIterator[SimpleNamespace]:
+        try:
+            yield SimpleNamespace(url="http://gateway")
+        finally:
+            done.append("stopped")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def answer(client: Client, method: str, path: str, **_: Any) -> httpx.Response:
+        del client
+        done.append(f"{method} {path}")
+        return httpx.Response(200, json={"status": status})
+
+    recording = tmp_path / "talk.wav"
+    recording.touch()
+    monkeypatch.setattr(story, "pull_all", lambda _: None)
+    monkeypatch.setattr(story, "ensemble", ensemble)
+    monkeypatch.setattr(story, "send", lambda *_: "7")
+    monkeypatch.setattr(story, "receive", refuse)
+    monkeypatch.setattr(Client, "request", answer)
+    monkeypatch.setattr(sys, "argv", ["narrate", "story", "--up", str(recording), "-o", str(tmp_path / "story")])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+
+    assert ended.value.code == 1
+    assert done == ["POST /v1/narratives/7/cancel", "stopped"]
+    assert capsys.readouterr().err == f"{said}Refused by the system: [Errno 28] No space left on device\n"
