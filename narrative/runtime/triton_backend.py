@@ -45,7 +45,11 @@ def take_device(args: Mapping[str, str]) -> str:
     """
     if args["model_instance_kind"] != "GPU":
         return "cpu"
-    os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
+    device = args["model_instance_device_id"]
+    # The server sees, and counts, only what it was shown; what is set here counts among all.
+    if shown := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        device = shown.split(",")[int(device)].strip()
+    os.environ["CUDA_VISIBLE_DEVICES"] = device
     return "cuda"
 
 
