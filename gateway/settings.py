@@ -112,12 +112,15 @@ class GatewaySettings(ProcessSettings):
                 f"host {self.host} can be reached by other machines: set NARRATIVE_GATEWAY__API_KEY_HASHES, "
                 "or NARRATIVE_GATEWAY__ALLOW_ANONYMOUS=true where the network is closed by other means"
             )
+        # What is filled in here nobody has set.
         if not self.database_url:
             self.database_url = f"sqlite:///{self.common.data_dir / 'narratives.db'}"
+            self.model_fields_set.discard("database_url")
         if not self.database_url.startswith(("sqlite:", "postgresql:", "postgres:")):
             raise ValueError("database_url starts with sqlite:// or postgresql://")
         if not self.object_store_url:
             self.object_store_url = str(self.common.data_dir / "objects")
+            self.model_fields_set.discard("object_store_url")
         if _SCHEME.match(self.object_store_url) and not self.object_store_url.startswith(_STORES):
             raise ValueError("object_store_url is a folder, or starts with s3://, gs:// or az://")
         return self

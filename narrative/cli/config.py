@@ -52,11 +52,13 @@ def settings_table(name: str, settings: type[BaseSettings], changed: bool) -> Ta
         if field.exclude:
             continue
         value = getattr(values, field_name)
-        is_default = value == field.get_default(call_default_factory=True, validated_data={})
+        is_set = field_name in values.model_fields_set
+        # A default may follow from another setting, such as the data folder.
+        is_default = not is_set or value == field.get_default(call_default_factory=True, validated_data={})
         if changed and is_default:
             continue
         shown = _HIDDEN if value and not field.repr else _PASSWORD.sub(rf"\1{_HIDDEN}@", str(value))
         variable = f"{prefix}{field_name}".upper()
-        origin = "environment" if field_name in values.model_fields_set else "default"
+        origin = "environment" if is_set else "default"
         table.add_row(variable, Text(shown, "" if is_default else "bold"), origin, field.description or "")
     return table

@@ -200,6 +200,23 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
     return capsys.readouterr().out
 
 
+def test_what_follows_from_the_data_folder_is_a_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("NARRATIVE_DATABASE_URL", raising=False)
+    monkeypatch.setattr(out, "_force_terminal", False)
+
+    rows = shown(monkeypatch, capsys, "config", "gateway")
+    assert re.search(rf"GATEWAY__DATABASE_URL +│ sqlite:///{tmp_path}/narratives.db +│ default", rows)
+    assert re.search(rf"GATEWAY__OBJECT_STORE_URL +│ {tmp_path}/objects +│ default", rows)
+    assert "URL" not in shown(monkeypatch, capsys, "config", "gateway", "--changed")
+
+    monkeypatch.setenv("NARRATIVE_DATABASE_URL", "sqlite:///there.db")
+    changed = shown(monkeypatch, capsys, "config", "gateway", "--changed")
+    assert re.search(r"GATEWAY__DATABASE_URL +│ sqlite:///there.db +│ environment", changed)
+
+
 @pytest.mark.parametrize("width", [80, 120, 0], ids=["narrow", "wide", "pipe"])
 def test_names_in_tables_are_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
