@@ -22,6 +22,8 @@ S = TypeVar("S", bound=BaseSettings)
 _PREFIX = "NARRATIVE_"
 # Read by one process, by `narrate`, and by a training's own process.
 _ELSEWHERE = frozenset({"DATABASE_URL", "URL", "API_KEY", "TRAINING"})
+# Those of every process, for none is installed everywhere.
+PROCESSES = ("ASR", "DIFFUSION", "GATEWAY", "LLAMA", "PROMPT", "RESIDENCY", "TRAINER", "TRANSLATION")
 # Kubernetes tells every pod of the Services beside it; one may be named narrative-something.
 _LINK = re.compile(r"(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)|PORT=(tcp|udp|sctp)://)")
 
@@ -46,7 +48,7 @@ class CommonSettings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def refuse_unknown_variables(cls, values: Any) -> Any:
-        """Refuses a variable that no process reads; those of a process are its own to judge.
+        """Refuses a variable that no process reads; which fields a process has is its own to judge.
 
         Raises:
             ValueError: the environment has one.
@@ -54,9 +56,12 @@ class CommonSettings(BaseSettings):
         known = {name.upper() for name in cls.model_fields} | _ELSEWHERE
         for variable, value in os.environ.items():
             name = variable.upper().removeprefix(_PREFIX)
-            if variable.upper() == name or "__" in name or _LINK.match(f"{name}={value}"):
+            if variable.upper() == name or _LINK.match(f"{name}={value}"):
                 continue
-            if name not in known:
+            process, separator, field = name.partition("__")
+            if separator and process not in PROCESSES:
+                raise _unknown(variable, _PREFIX, PROCESSES, separator + field)
+            if not separator and name not in known:
                 raise _unknown(variable, _PREFIX, known)
         return values
 
@@ -144,9 +149,10 @@ class TritonSettings(LeasingSettings):
     )
 
 
-def _unknown(variable: str, prefix: str, known: Iterable[str]) -> ValueError:
-    close = difflib.get_close_matches(variable.upper().removeprefix(prefix), known, 1)
-    hint = f"; did you mean {prefix}{close[0]}?" if close else "; `narrate config` lists those there are"
+def _unknown(variable: str, prefix: str, known: Iterable[str], suffix: str = "") -> ValueError:
+    """The error of a variable that has, between prefix and suffix, something that is not known."""
+    close = difflib.get_close_matches(variable.upper().removeprefix(prefix).removesuffix(suffix), known, 1)
+    hint = f"; did you mean {prefix}{close[0]}{suffix}?" if close else "; `narrate config` lists those there are"
     return ValueError(f"{variable} is not a setting{hint}")
 
 

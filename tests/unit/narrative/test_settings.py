@@ -1,10 +1,12 @@
 """Settings come from the environment, and a misspelt variable is refused."""
 
+from importlib.metadata import entry_points
+
 import pytest
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from narrative.settings import CommonSettings, ServiceSettings, read_settings
+from narrative.settings import PROCESSES, CommonSettings, ServiceSettings, read_settings
 
 
 class TinySettings(ServiceSettings):
@@ -12,6 +14,16 @@ class TinySettings(ServiceSettings):
 
     max_batch_size: int = Field(1, ge=1)
     sizes: list[int] = Field([1])
+
+
+@pytest.fixture(autouse=True)
+def tiny_is_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("narrative.settings.PROCESSES", (*PROCESSES, "TINY"))
+
+
+def test_all_processes_are_known_by_the_prefixes_of_their_settings() -> None:
+    classes = [point.load() for point in entry_points(group="narrative.settings")]
+    assert sorted(cls.model_config["env_prefix"] for cls in classes) == [f"NARRATIVE_{name}__" for name in PROCESSES]
 
 
 def test_a_variable_sets_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +76,9 @@ def test_a_list_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, capsys
         ("NARRATIVE_DATADIR", "did you mean NARRATIVE_DATA_DIR"),
         ("NARRATIVE_DATABASE", "did you mean NARRATIVE_DATABASE_URL"),
         ("NARRATIVE_GATEWAY_PORT", "narrate config"),
+        ("NARRATIVE_DIFUSION__MODELS", "did you mean NARRATIVE_DIFFUSION__MODELS?"),
+        ("narrative_llm__port", "did you mean NARRATIVE_LLAMA__PORT?"),
+        ("NARRATIVE_OTHER__PORT", "narrate config"),
     ],
 )
 def test_a_misspelt_variable_of_all_processes_is_refused(
@@ -87,7 +102,7 @@ def test_a_misspelt_variable_of_all_processes_is_refused(
         ("NARRATIVE_URL", "http://127.0.0.1:8080"),
         ("NARRATIVE_API_KEY", "secret"),
         ("NARRATIVE_TRAINING", "{}"),
-        ("NARRATIVE_OTHER__PORT", "1"),
+        ("NARRATIVE_GATEWAY__NO_SUCH_FIELD", "1"),
         # What Kubernetes tells every pod beside a Service of that name.
         ("NARRATIVE_PORT", "tcp://10.0.0.1:80"),
         ("NARRATIVE_PORT_80_TCP", "tcp://10.0.0.1:80"),
