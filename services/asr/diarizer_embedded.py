@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from narrative.catalogue import Catalogue
 from narrative.errors import Cancelled, OutOfMemory
 from services.asr.clustering import Labels, cluster_speakers
-from services.asr.devices import give_back_memory, torch_device
+from services.asr.devices import give_back_memory, torch_device, with_memory_of
 from services.asr.engine import SAMPLE_RATE_HZ, Audio, ModelInfo, Span, SpeakerBounds, Turn
 from services.asr.ge2e import DIMENSIONS, WINDOW_SAMPLES, Ge2e
 from services.asr.settings import AsrSettings
@@ -39,12 +40,17 @@ class EmbeddedDiarizer:
         # The network is small. Where other processes use the same cores, several OpenMP threads wait for one another:
         # 8 s for a batch instead of 0.5 s.
         torch.set_num_threads(1)
+
+        def read() -> Ge2e:
+            model = Ge2e.from_file(self._file(), torch_device(device))
+            model.embed(np.zeros((1, WINDOW_SAMPLES), np.float32))
+            return model
+
         try:
-            self._model = Ge2e.from_file(self._file(), torch_device(device))
-            self._model.embed(np.zeros((1, WINDOW_SAMPLES), np.float32))
-        except torch.OutOfMemoryError as error:
+            self._model = with_memory_of(device, read)
+        except OutOfMemory:
             self.offload()
-            raise OutOfMemory(f"{device} has no room to tell the speakers apart now", retry_after_s=5.0) from error
+            raise
 
     def offload(self) -> None:
         self._model = None
@@ -63,8 +69,8 @@ class EmbeddedDiarizer:
         for start in range(0, len(windows), _BATCH):
             if cancelled.is_set():
                 raise Cancelled("the caller gave up while the speakers were being told apart")
-            batch = windows[start : start + _BATCH]
-            embeddings[start : start + _BATCH] = self._model.embed(np.stack([_read(audio, window) for window in batch]))
+            batch = np.stack([_read(audio, window) for window in windows[start : start + _BATCH]])
+            embeddings[start : start + _BATCH] = with_memory_of("the device", partial(self._model.embed, batch))
             yield (1 - _CLUSTERING_SHARE) * min(1.0, (start + _BATCH) / len(windows))
         labels = cluster_speakers(
             embeddings,

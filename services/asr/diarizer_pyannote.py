@@ -9,7 +9,7 @@ import torch
 
 from narrative.catalogue import Catalogue
 from narrative.errors import Cancelled, OutOfMemory, WeightsError
-from services.asr.devices import give_back_memory, torch_device
+from services.asr.devices import give_back_memory, torch_device, with_memory_of
 from services.asr.engine import SAMPLE_RATE_HZ, Audio, ModelInfo, Span, SpeakerBounds, Turn
 from services.asr.settings import AsrSettings
 
@@ -30,10 +30,10 @@ class PyannoteDiarizer:
         if self._pipeline is None:
             self._pipeline = self._read()
         try:
-            self._pipeline.to(torch.device(torch_device(device)))
-        except torch.OutOfMemoryError as error:
+            with_memory_of(device, lambda: self._pipeline.to(torch.device(torch_device(device))))
+        except OutOfMemory:
             self.offload()
-            raise OutOfMemory(f"{device} has no room to tell the speakers apart now", retry_after_s=5.0) from error
+            raise
 
     def offload(self) -> None:
         if self._pipeline is not None:
@@ -72,15 +72,15 @@ class PyannoteDiarizer:
             if cancelled.is_set():
                 raise Cancelled("the caller gave up while the speakers were being told apart")
 
-        try:
-            output = self._pipeline(
+        def work() -> Any:
+            return self._pipeline(
                 {"waveform": waveform, "sample_rate": SAMPLE_RATE_HZ},
                 hook=stop_if_cancelled,
                 min_speakers=bounds.least,
                 max_speakers=bounds.most,
             )
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory("the device has no room to tell the speakers apart now", retry_after_s=5.0) from error
+
+        output = with_memory_of("the device", work)
         # Where people talk at once, the exclusive form gives every moment to one of them, as words need it.
         tracks = output.exclusive_speaker_diarization.itertracks(yield_label=True)
         turns = [Turn(float(segment.start), float(segment.end), str(label)) for segment, _, label in tracks]
