@@ -137,5 +137,7 @@ def plan(
         more = f" (up to {most:.2f}, for a larger KV cache)" if most > least else ""
         line = f"Start the server of {turn.model} with --gpu-memory-utilization {least:.2f}{more}"
         if llm_sleeps:
-            line += f" --enable-sleep-mode, and set NARRATIVE_PROMPT__RESIDENCY_BYTES={turn.num_bytes}"
+            # Without that mode it does not sleep, and in it whoever reaches it may do what he likes with it.
+            line += " --enable-sleep-mode --host 127.0.0.1 and VLLM_SERVER_DEV_MODE=1 in its environment"
+            line += f", and set NARRATIVE_PROMPT__RESIDENCY_BYTES={turn.num_bytes}"
         out.print(f"{line}.")

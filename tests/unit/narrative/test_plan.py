@@ -60,7 +60,8 @@ def test_the_plan_says_how_long_a_story_takes_on_a_faster_gpu() -> None:
 def test_sixteen_gigabytes_will_do_where_the_llm_sleeps() -> None:
     result = CliRunner().invoke(app, ["plan", "--gpu", "16GiB", "--llm-sleeps"], env={"COLUMNS": "160"})
     assert result.exit_code == 0
-    assert "--enable-sleep-mode" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert "--enable-sleep-mode --host 127.0.0.1 and VLLM_SERVER_DEV_MODE=1 in its environment, and set" in said
     refused = CliRunner().invoke(app, ["plan", "--gpu", "16GiB"]).exception
     assert isinstance(refused, OutOfMemory)
     assert "with --llm-sleeps they fit" in str(refused)
