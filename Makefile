@@ -47,7 +47,7 @@ test-s3: $(VENV)/.dev ## Prove the gateway on S3's protocol (own environment)
 test-images: $(VENV)/.dev ## Install and start every container image's process the way its Dockerfile does (minutes, 5 GB)
 	$(BIN)/pytest tests/images -s
 
-test-triton: $(VENV)/.dev $(VENV)/triton ## Prove the Triton engines of asr and diffusion against a real server (minutes on two cores)
+test-triton: $(VENV)/.dev $(VENV)/triton ## Prove the Triton engines of asr, translation and diffusion, and their turns, against a real server (minutes on two cores)
 	$(BIN)/pytest tests/integration/triton
 
 test-slow: $(VENV)/.dev ## Run what takes minutes: a denoiser compiled for real, one training by two processes, a stopped grid, all recipes and a story on the command line
