@@ -89,11 +89,14 @@ class TritonModel:
     def load(self, device: str = "") -> None:
         """Has the server load the model, unless it is ready. Where its instances run its configuration says.
 
+        Args:
+            device: the one on which its memory is booked.
+
         Raises:
             ModelNotFound: the repository has no such model; names those it has.
-            ServiceUnavailable: the server is away, or cannot load the model; says why.
+            ServiceUnavailable: the server is away, cannot load the model, or runs it on more GPUs; says why.
         """
-        self._control.load()
+        self._control.load(on_one_gpu=device.startswith("cuda"))
 
     def offload(self) -> None:
         """Has the server unload the model, and waits until its memory is free.

@@ -52,13 +52,27 @@ class TritonControl:
                 log.debug("waiting for Triton", reason=str(error))
             time.sleep(_LOOK_S)
 
-    def load(self) -> None:
+    def load(self, *, on_one_gpu: bool = False) -> None:
         """Has the model loaded, unless it is ready.
+
+        Args:
+            on_one_gpu: refuse, and unload, a model that has instances on several.
 
         Raises:
             ModelNotFound: the repository has no such model; names those it has.
             ServiceUnavailable: the server is away, or cannot load the model; says why.
         """
+        self._load()
+        if on_one_gpu and len(gpus := self._gpus()) > 1:
+            self.unload()
+            raise ServiceUnavailable(
+                f"Triton runs {self._model} on the GPUs {', '.join(map(str, gpus))}, and its bytes are booked on one: "
+                "start Triton with one GPU in CUDA_VISIBLE_DEVICES, name it in the model's instance_group, or set no "
+                "bytes that the model gives up",
+                where=self._where,
+            )
+
+    def _load(self) -> None:
         with self._loading:
             with self.errors():
                 if self._client.is_model_ready(self._model, client_timeout=_ASK_S):
@@ -126,6 +140,12 @@ class TritonControl:
             raise ServiceUnavailable(f"Triton cannot load {self._model}: {why}", where=self._where) from error
         self.loads += 1
         log.info("Triton loaded", model=self._model, load_s=round(time.monotonic() - started_s, 2))
+
+    def _gpus(self) -> list[int]:
+        """GPUs on which the loaded model has instances; the server says what KIND_AUTO of its file came to."""
+        with self.errors():
+            answer = self._client.get_model_config(self._model, client_timeout=_ASK_S)
+        return sorted({gpu for group in answer.config.instance_group for gpu in group.gpus})
 
     def _is_unloading(self) -> bool:
         return any(model.name == self._model and model.state == "UNLOADING" for model in self._index())
