@@ -90,13 +90,14 @@ async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
     diffusion, translation, prompt, *_ = await asyncio.gather(
         _models(gateway, "diffusion" if options.model else ""),
         _models(gateway, "translation" if (engine or options.language) and not by_whisper else ""),
-        _models(gateway, "prompt" if options.language and not by_whisper else ""),
+        _models(gateway, "prompt" if options.scene_model or (options.language and not by_whisper) else ""),
         check_speech(gateway, options.asr_model, options.language, "asr_model"),
         _check_drawing(gateway, options),
     )
     _check("model", options.model, names_of(diffusion, common_pb2.TASK_TEXT_TO_IMAGE))
+    _check("scene_model", options.scene_model, names_of(prompt, common_pb2.TASK_SCENE_WRITING))
     _check("translation_engine", engine, names_of(translation, common_pb2.TASK_TRANSLATION))
-    readable, chosen = readable_languages(prompt), translator(translation, engine)
+    readable, chosen = readable_languages(prompt, options.scene_model), translator(translation, engine)
     if readable and chosen.languages and options.language not in {"", *readable, *chosen.languages}:
         raise not_understood([options.language], readable, chosen, field="language")
 

@@ -79,6 +79,7 @@ class NarrativeOptions(DrawingOptions, SpeakerOptions):
         0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="Sampling temperature of the speech model; 0 is greedy."
     )
     asr_model: NameOrEmpty = Field("", description="Speech model; empty for the default.")
+    scene_model: NameOrEmpty = Field("", description="Language model, or its LoRA adapter; empty for the default.")
     style: str = Field("", max_length=200, description="Style of the pictures; chosen from what was said if empty.")
     translation_engine: NameOrEmpty = Field(
         "",

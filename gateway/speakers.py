@@ -26,9 +26,9 @@ StepDone = Callable[[int, int, int], None]
 ImageDone = Callable[[dict[str, Any]], None]
 
 
-def readable_languages(models: Sequence[common_pb2.Model]) -> frozenset[str]:
-    """Languages that the default scene writer reads; empty for no limits."""
-    return frozenset(_chosen(models, common_pb2.TASK_SCENE_WRITING).languages)
+def readable_languages(models: Sequence[common_pb2.Model], writer: str = "") -> frozenset[str]:
+    """Languages that the scene writer of that name reads, the default one for an empty name; empty for no limits."""
+    return frozenset(_chosen(models, common_pb2.TASK_SCENE_WRITING, writer).languages)
 
 
 def translator(models: Sequence[common_pb2.Model], engine: str) -> common_pb2.Model:
@@ -91,7 +91,7 @@ async def describe(
     Raises:
         InvalidParameter: nothing was said in a language that is read here; names the way out.
     """
-    readable = readable_languages(await services.models("prompt"))
+    readable = readable_languages(await services.models("prompt"), options.scene_model)
     language = description_language(segments, readable)
     target = ENGLISH if ENGLISH in readable else language
     unread = [segment for segment in segments if readable and segment["language"] not in readable]
@@ -112,7 +112,9 @@ async def describe(
         for segment in segments
     ]
     response = await services.describe(
-        prompt_pb2.DescribeSpeakerRequest(speaker=speaker, lines=lines, language=language, style=options.style)
+        prompt_pb2.DescribeSpeakerRequest(
+            speaker=speaker, lines=lines, language=language, style=options.style, model=options.scene_model
+        )
     )
     scene = response.scene
     prompt = scene.visual_prompt

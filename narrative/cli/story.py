@@ -52,6 +52,9 @@ def story(
     model: Annotated[str, typer.Option(help="Model to draw with; see `narrate models list`.")] = "",
     adapter: Adapters = None,
     asr_model: Annotated[str, typer.Option(help="Transcription model by name; the default one otherwise.")] = "",
+    scene_model: Annotated[
+        str, typer.Option(help="Language model that writes the scenes, or a LoRA adapter of it, by name.")
+    ] = "",
     translation: Annotated[str, typer.Option(help="Translation engine, for example gloss or whisper.")] = "",
     stages: Annotated[
         bool, typer.Option("--stages", help="Show what was heard, what was mended and what was seen.")
@@ -77,6 +80,7 @@ def story(
         "model": model,
         "adapters": adapter_options(adapter),
         "asr_model": asr_model,
+        "scene_model": scene_model,
         "translation_engine": translation,
     }
     chosen = {key: value for key, value in options.items() if value not in ("", None)}

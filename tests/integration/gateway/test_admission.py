@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from narrative.v1 import common_pb2
+from narrative.v1 import common_pb2, prompt_pb2
 from tests.integration.gateway import fakes
 from tests.integration.gateway.conftest import Api, serving, wav
 from tests.integration.gateway.fakes import Script, ensemble
@@ -21,6 +21,8 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
 
     def models(service: str, script: Script) -> list[common_pb2.Model]:
         found = listed(service, script)
+        if service == "prompt":
+            found.append(common_pb2.Model(id="storyteller", task="TASK_SCENE_WRITING", languages=["en"]))
         found[0].languages[:] = {"asr": ["de", "en", "ru"], "translation": ["ru"]}.get(service, found[0].languages)
         return found
 
@@ -76,3 +78,14 @@ async def test_a_transcription_needs_nobody_who_reads_its_language(api: Api, lan
     assert response.status_code == status, response.text
     if status == 422:
         assert response.json()["detail"] == "language: 'fr' is not known; there are de, en, ru"
+
+
+async def test_scenes_are_written_by_the_model_that_was_asked_for(api: Api) -> None:
+    api.ensemble.script.reset()
+    refused = await api.post({"scene_model": "imaginary"})
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == "scene_model: 'imaginary' is not known; there are fake-llm, storyteller"
+
+    assert (await api.finished(await api.create({"scene_model": "storyteller"})))["status"] == "succeeded"
+    described = [one for one in api.ensemble.script.requests if isinstance(one, prompt_pb2.DescribeSpeakerRequest)]
+    assert [one.model for one in described] == ["storyteller", "storyteller"]

@@ -119,6 +119,7 @@ OPTIONS: dict[str, str] = {
     "style": '{"style": "' + "x" * 1000 + '"}',
     "unknown field": '{"colour": "blue"}',
     "unknown model": '{"model": "imaginary"}',
+    "unknown scene model": '{"scene_model": "imaginary"}',
     "unknown asr model": '{"asr_model": "imaginary"}',
     "unknown engine": '{"translation_engine": "imaginary"}',
     "adapter path": '{"adapters": [{"name": "../../etc/passwd"}]}',

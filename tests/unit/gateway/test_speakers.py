@@ -29,13 +29,14 @@ def test_a_speaker_is_described_in_the_language_mostly_spoken(
     assert description_language(segments, frozenset(readable)) == expected
 
 
-def test_the_default_scene_writer_says_what_it_reads() -> None:
+def test_the_default_scene_writer_says_what_it_reads_unless_another_is_named() -> None:
     models = [
         common_pb2.Model(id="a", task="TASK_SCENE_WRITING", languages=["de"]),
         common_pb2.Model(id="b", task="TASK_SCENE_WRITING", languages=["en", "ru"], is_default=True),
         common_pb2.Model(id="c", task="TASK_TRANSLATION", languages=["fr"]),
     ]
     assert readable_languages(models) == {"en", "ru"}
+    assert readable_languages(models, "a") == {"de"}
     assert readable_languages([]) == frozenset()
 
 

@@ -25,6 +25,7 @@ from narrative.hashing import sha256_of
     [
         ((), {}),
         (("--model", "sdxl", "--asr-model", "my-voice"), {"model": "sdxl", "asr_model": "my-voice"}),
+        (("--scene-model", "storyteller"), {"scene_model": "storyteller"}),
         (("--adapter", "seal:0.5"), {"adapters": [{"name": "seal", "weight": 0.5}]}),
         (("--min-speakers", "2", "--max-speakers", "4"), {"min_speakers": 2, "max_speakers": 4}),
         (("--words", "--temperature", "0"), {"word_timestamps": True, "temperature": 0.0}),
