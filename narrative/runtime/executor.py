@@ -34,13 +34,19 @@ class BoundedExecutor:
         # Starts at a guess and follows the calls that ended, so that Retry-After means something.
         self._mean_call_s = 1.0
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def run(self, function: Callable[[threading.Event], T]) -> T:
         """Runs ``function`` on a worker.
+
+        The event handed to it is set when the caller has gone away: where it waits, it should look at it often.
 
         Raises:
             QueueFull: as many calls wait as may wait.
         """
-        return await asyncio.wrap_future(self._submit(function))
+        cancelled = threading.Event()
+        try:
+            return await asyncio.wrap_future(self._submit(lambda: function(cancelled)))
+        finally:
+            cancelled.set()
 
     async def stream(self, make_iterator: Callable[[threading.Event], Iterator[T]]) -> AsyncIterator[T]:
         """Runs a blocking iterator on a worker and yields what it yields.

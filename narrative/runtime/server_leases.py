@@ -65,9 +65,9 @@ class ServerLeases:
         self._waiting.shutdown(cancel_futures=True)
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[str]:
-        """``lease`` for a caller that has a thread to wait on."""
-        with self._server.wanted(), self._residency.lease(self._model) as device:
+    def hold(self, cancelled: threading.Event | None = None) -> Iterator[str]:
+        """``lease`` for a caller that has a thread to wait on; where ``cancelled`` is set, waiting ends."""
+        with self._server.wanted(), self._residency.lease(self._model, cancelled=cancelled) as device:
             yield device
 
     @contextlib.asynccontextmanager

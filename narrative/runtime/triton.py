@@ -106,20 +106,22 @@ class TritonModel:
         """
         self._control.unload()
 
-    def call(self, tensors: Mapping[str, bytes], output: str) -> bytes:
+    def call(self, tensors: Mapping[str, bytes], output: str, cancelled: threading.Event | None = None) -> bytes:
         """Asks a model that answers once, and waits for that.
 
         Args:
             tensors: input to its bytes.
             output: the tensor to return.
+            cancelled: where it is set, waiting for the model's memory ends.
 
         Raises:
+            Cancelled: ``cancelled`` was set while it waited.
             NarrativeError: of the class that the model raised.
             DeadlineExceeded: it took longer than ``triton_timeout_s``.
             ServiceUnavailable: the server or the model is not there.
             QueueFull: as many requests wait at the server as may wait.
         """
-        with contextlib.nullcontext() if self._leases is None else self._leases.hold():
+        with contextlib.nullcontext() if self._leases is None else self._leases.hold(cancelled):
             loads = self._control.loads
             try:
                 return self._infer(tensors, output)

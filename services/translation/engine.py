@@ -1,5 +1,6 @@
 """What the servicer asks of a translation engine, and the set of engines one process has loaded."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,8 +50,17 @@ class TranslationEngine(Protocol):
 
     def close(self) -> None: ...
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """Translates non-empty texts; the order is kept. The languages have been checked."""
+    def translate(
+        self, texts: Sequence[str], source: str, target: str, cancelled: threading.Event | None = None
+    ) -> list[str]:
+        """Translates non-empty texts; the order is kept. The languages have been checked.
+
+        Args:
+            cancelled: set where nobody wants the answer any more; waiting for a device's memory ends then.
+
+        Raises:
+            Cancelled: ``cancelled`` was set while it waited.
+        """
         ...
 
 
@@ -93,8 +103,14 @@ class EngineSet:
             raise InvalidParameter(message, field="engine") from None
 
 
-def translate_texts(engine: TranslationEngine, texts: Sequence[str], source: str, target: str) -> list[str]:
+def translate_texts(
+    engine: TranslationEngine,
+    texts: Sequence[str],
+    source: str,
+    target: str,
+    cancelled: threading.Event | None = None,
+) -> list[str]:
     """Translates texts of which some may be blank; those come back as they are."""
     filled = [text for text in texts if text.strip()]
-    translated = iter(engine.translate(filled, source, target) if filled else [])
+    translated = iter(engine.translate(filled, source, target, cancelled) if filled else [])
     return [next(translated) if text.strip() else text for text in texts]

@@ -119,10 +119,13 @@ class CTranslate2Engine:
             self._residency.close()
         self._translator = None
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+    def translate(
+        self, texts: Sequence[str], source: str, target: str, cancelled: threading.Event | None = None
+    ) -> list[str]:
         """Translates texts of any length.
 
         Raises:
+            Cancelled: ``cancelled`` was set while it waited for its turn.
             OutOfMemory: the device has no room for the batch.
             ResourceExhausted: others did not leave it in time, where it takes turns.
         """
@@ -149,7 +152,7 @@ class CTranslate2Engine:
             return results
 
         try:
-            with self._on_device(), self._lock:
+            with self._on_device(cancelled), self._lock:
                 results = trying_twice(work, gc.collect)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
@@ -164,8 +167,8 @@ class CTranslate2Engine:
         languages = self._settings.ctranslate2_languages
         self.translate(["."], languages[0], languages[-1])
 
-    def _on_device(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._residency is None else self._residency.lease(self._model)
+    def _on_device(self, cancelled: threading.Event | None) -> AbstractContextManager[object]:
+        return nullcontext() if self._residency is None else self._residency.lease(self._model, cancelled=cancelled)
 
     def _frame(self, tokens: list[str], source: str) -> list[str]:
         return [FLORES[source], *tokens, END] if self._kind == "nllb" else [*tokens, END]

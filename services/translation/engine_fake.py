@@ -1,5 +1,6 @@
 """A stand-in of known speed, to test and load the ring around the engines; never a default."""
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -22,6 +23,8 @@ class FakeEngine:
 
     def close(self) -> None: ...
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+    def translate(
+        self, texts: Sequence[str], source: str, target: str, cancelled: threading.Event | None = None
+    ) -> list[str]:
         time.sleep(self._seconds_per_text * len(texts))
         return [f"[{source}>{target}] {text}" for text in texts]

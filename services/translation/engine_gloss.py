@@ -1,5 +1,6 @@
 """Russian to English scene gloss, the embedded default: see ``services.translation.gloss``."""
 
+import threading
 from collections.abc import Sequence
 
 from services.translation.engine import EngineInfo
@@ -31,5 +32,7 @@ class GlossEngine:
     def close(self) -> None:
         self._linker.close()
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+    def translate(
+        self, texts: Sequence[str], source: str, target: str, cancelled: threading.Event | None = None
+    ) -> list[str]:
         return self._glosser.gloss(texts)

@@ -5,12 +5,13 @@ import contextlib
 import json
 import threading
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import wait
 from typing import Any, TypeVar
 
 import openai
 from openai.types.shared_params import ResponseFormatJSONSchema
 
-from narrative.errors import DeadlineExceeded, InvalidInput, ModelOutputInvalid, ServiceUnavailable
+from narrative.errors import Cancelled, DeadlineExceeded, InvalidInput, ModelOutputInvalid, ServiceUnavailable
 from narrative.runtime.residency import ResidencyClient
 from narrative.runtime.server_leases import ServerLeases
 from narrative.runtime.vllm import VllmServer
@@ -18,6 +19,7 @@ from services.translation.engine import EngineInfo
 from services.translation.settings import TranslationSettings
 
 T = TypeVar("T")
+_LOOK_S = 0.25
 
 _NAMES = {
     "ar": "Arabic", "be": "Belarusian", "cs": "Czech", "de": "German", "en": "English", "es": "Spanish",
@@ -92,10 +94,13 @@ class LlmEngine:
             self._loop.close()
         self._client = self._loop = self._thread = None
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+    def translate(
+        self, texts: Sequence[str], source: str, target: str, cancelled: threading.Event | None = None
+    ) -> list[str]:
         """Translates all texts at the same time.
 
         Raises:
+            Cancelled: ``cancelled`` was set.
             ServiceUnavailable: the server cannot be reached or fails, or does not wake.
             ResourceExhausted: it sleeps and gets no memory to wake.
             WeightsCorrupt: it has woken with damaged weights.
@@ -107,11 +112,16 @@ class LlmEngine:
         async def all_texts() -> list[str]:
             return await asyncio.gather(*(self._translate(text, source, target) for text in texts))
 
-        return self._run(all_texts())
+        return self._run(all_texts(), cancelled)
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def _run(self, work: Coroutine[Any, Any, T], cancelled: threading.Event | None = None) -> T:
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while cancelled is not None and not wait([running], timeout=_LOOK_S).done:
+            if cancelled.is_set():
+                running.cancel()
+                raise Cancelled("the caller gave up while the LLM was asked")
+        return running.result()
 
     async def _translate(self, text: str, source: str, target: str) -> str:
         assert self._slots is not None

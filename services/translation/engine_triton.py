@@ -1,6 +1,7 @@
 """Translation by an engine that runs on a Triton Inference Server: ``deploy/triton/models/translation``."""
 
 import json
+import threading
 from collections.abc import Sequence
 
 from narrative.runtime.triton import TritonModel, leases_of
@@ -37,8 +38,10 @@ class TritonEngine:
     def close(self) -> None:
         self._model.close()
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+    def translate(
+        self, texts: Sequence[str], source: str, target: str, cancelled: threading.Event | None = None
+    ) -> list[str]:
         """Errors are those of the engine that runs there, and those of ``TritonModel.call``."""
         request = translation_pb2.TranslateRequest(texts=texts, source_language=source, target_language=target)
-        answer = self._model.call({"REQUEST": request.SerializeToString()}, "RESPONSE")
+        answer = self._model.call({"REQUEST": request.SerializeToString()}, "RESPONSE", cancelled)
         return list(translation_pb2.TranslateResponse.FromString(answer).texts)

@@ -32,7 +32,9 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         if source == target:
             return translation_pb2.TranslateResponse(texts=texts, engine=IDENTITY)
         engine.info.check(source, target)
-        translated = await self._executor.run(lambda: translate_texts(engine, texts, source, target))
+        translated = await self._executor.run(
+            lambda cancelled: translate_texts(engine, texts, source, target, cancelled)
+        )
         return translation_pb2.TranslateResponse(texts=translated, engine=engine.info.name)
 
     def _check(self, request: translation_pb2.TranslateRequest) -> None:

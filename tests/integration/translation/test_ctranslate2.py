@@ -20,8 +20,11 @@ from transformers import (
 )
 
 from narrative.errors import InvalidParameter, OutOfMemory, WeightsCorrupt, WeightsMissing
+from narrative.v1 import translation_pb2
 from services.residency.settings import ResidencySettings
+from services.translation.engine import EngineSet
 from services.translation.engine_ctranslate2 import CTranslate2Engine
+from services.translation.servicer import TranslationServicer
 from services.translation.settings import TranslationSettings
 from tests.integration.residency.residency_node import Node, Noted, hold
 from tests.shortage import shortage
@@ -234,6 +237,32 @@ async def test_by_turns_with_others_the_words_stay_the_same(marian: Path, monkey
 
     monkeypatch.setattr(ctranslate2.Translator, "load_model", broken)
     assert await after_the_other() == expected, "loaded anew from its files"
+    for client in (engine, other):
+        await asyncio.to_thread(client.close)
+    await node.stop()
+
+
+async def test_who_waits_for_its_turn_hears_that_its_caller_has_gone(marian: Path) -> None:
+    sizes = {"devices": {"host:0": "10MiB"}, "recovery_s": 0.0, "min_resident_s": 0.0, "drain_s": 0.1}
+    node = Node(ResidencySettings(port=0, **sizes))
+    await node.start()
+    options = {"residency_target": node.target, "residency_working_bytes": "6MiB"}
+    engine = await asyncio.to_thread(make_engine, marian, **options)
+    other = node.owner("diffusion", sdxl=(8 << 20, Noted()))
+    servicer = TranslationServicer(EngineSet([engine]), TranslationSettings(max_workers=1, max_queue=1))
+    request = translation_pb2.TranslateRequest(texts=CORPUS[:2], source_language="ru", target_language="en")
+    lease = other.lease("sdxl")
+    await asyncio.to_thread(lease.__enter__)
+    try:
+        calling = asyncio.create_task(servicer.Translate(request, None))  # type: ignore[arg-type]
+        await node.until(lambda state: bool(state.waiting))
+        calling.cancel()
+        # Its request is taken back, and the only worker is free for the next.
+        await node.until(lambda state: not state.waiting)
+    finally:
+        await asyncio.to_thread(lease.__exit__, None, None, None)
+    answer = await servicer.Translate(request, None)  # type: ignore[arg-type]
+    assert len(answer.texts) == 2
     for client in (engine, other):
         await asyncio.to_thread(client.close)
     await node.stop()

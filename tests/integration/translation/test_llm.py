@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from narrative.errors import DeadlineExceeded, InvalidInput, ModelOutputInvalid, ServiceUnavailable
+from narrative.errors import Cancelled, DeadlineExceeded, InvalidInput, ModelOutputInvalid, ServiceUnavailable
 from services.translation.engine_llm import LlmEngine
 from services.translation.settings import TranslationSettings
 
@@ -101,6 +101,22 @@ def test_slow_server_runs_into_the_limit() -> None:
         try:
             with pytest.raises(DeadlineExceeded, match=r"0\.2 s"):
                 engine.translate(["кот"], "ru", "en")
+        finally:
+            release.set()
+
+
+def test_nobody_waits_for_an_answer_that_nobody_wants() -> None:
+    release, gone = threading.Event(), threading.Event()
+
+    def answer(request: dict[str, Any]) -> tuple[int, str]:
+        gone.set()
+        release.wait(30)
+        return upper(request)
+
+    with llm(answer) as engine:
+        try:
+            with pytest.raises(Cancelled):
+                engine.translate(["кот"], "ru", "en", gone)
         finally:
             release.set()
 

@@ -1,5 +1,6 @@
 """Several requests in one call of an engine."""
 
+import threading
 from collections.abc import Sequence
 
 from narrative.errors import InvalidParameter, NarrativeError, OutOfMemory
@@ -18,7 +19,9 @@ class Noting:
 
     def close(self) -> None: ...
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+    def translate(
+        self, texts: Sequence[str], source: str, target: str, cancelled: threading.Event | None = None
+    ) -> list[str]:
         self.calls.append(list(texts))
         if "boom" in texts:
             raise OutOfMemory("no room")
