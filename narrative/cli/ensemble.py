@@ -116,13 +116,18 @@ async def ensemble(port: int, profile_name: str, *, show_logs: bool) -> AsyncIte
         watching.add_done_callback(_tell_failure)
         yield supervisor
     finally:
-        stopping = asyncio.create_task(_stop(supervisor, watching))
-        try:
-            await asyncio.shield(stopping)
-        except asyncio.CancelledError:
-            # Told to end while it is ending: what it started is stopped all the same.
-            await stopping
-            raise
+        # Told to end while it is ending: what it started is stopped all the same.
+        await heard_out(_stop(supervisor, watching))
+
+
+async def heard_out(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits what must not be cut short: one that is cancelled meanwhile ends when the work has."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _stop(supervisor: Supervisor, watching: asyncio.Task[None] | None) -> None:

@@ -14,7 +14,7 @@ from narrative.catalogue import Catalogue
 from narrative.cli.adapters import Adapters, adapter_options
 from narrative.cli.client import ApiError, Client, open_client
 from narrative.cli.console import ApiKey, Url, err, out
-from narrative.cli.ensemble import ensemble, heeding_signals
+from narrative.cli.ensemble import ensemble, heard_out, heeding_signals
 from narrative.cli.models import pull_all
 from narrative.cli.output import check_folder
 from narrative.cli.recording import (
@@ -107,7 +107,8 @@ async def _with_ensemble(
                 await asyncio.to_thread(receive, client, narrative_id, sha256, folder, stages)
             except BaseException:
                 # Whatever it was: jobs are durable, and the next ensemble in this data folder would go on with it.
-                await asyncio.to_thread(cancel, client, narrative_id)
+                # A terminal that is gone is noticed by what is written, and then its signal comes.
+                await heard_out(asyncio.to_thread(cancel, client, narrative_id))
                 raise
 
 

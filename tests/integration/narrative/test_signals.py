@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from narrative.cli.ensemble import heeding_signals
+from narrative.cli.ensemble import heard_out, heeding_signals
 from narrative.cli.running import state_file
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -106,6 +106,24 @@ def test_nothing_is_left_of_an_ensemble(
     assert not terminal.state_file.exists()
     if command == "story":
         assert (tmp_path / "posted").read_text() == "/v1/narratives\n/v1/narratives/7/cancel\n"
+
+
+async def test_what_must_not_be_cut_short_is_heard_out() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    done: list[str] = []
+
+    async def work() -> None:
+        begun.set()
+        await go_on.wait()
+        done.append("work")
+
+    task = asyncio.create_task(heard_out(work()))
+    await begun.wait()
+    task.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["work"]
 
 
 @pytest.mark.parametrize("closed", [None, io.TextIOWrapper(io.BytesIO())])
