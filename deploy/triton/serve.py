@@ -32,6 +32,9 @@ def main(options: list[str]) -> None:
         "--backend-directory": str(server / "backends"),
         "--model-control-mode": "explicit",
         "--grpc-address": "127.0.0.1",
+        # Services ping every 30 s (narrative.runtime.triton); by default the server hangs up on such a client in the
+        # middle of a call that is silent for minutes.
+        "--grpc-http2-min-recv-ping-interval-without-data": "10000",
         "--http-address": "127.0.0.1",
         "--metrics-address": "127.0.0.1",
         "--allow-gpu-metrics": "false",

@@ -2,17 +2,49 @@
 
 import ast
 import importlib
+import os
+import runpy
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-MODELS = sorted((Path(__file__).parents[3] / "deploy" / "triton" / "models").iterdir())
+from narrative.runtime import triton
+
+TRITON = Path(__file__).parents[3] / "deploy" / "triton"
+MODELS = sorted((TRITON / "models").iterdir())
 
 
 def config(model: Path) -> model_config_pb2.ModelConfig:
     return text_format.Parse((model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+class Started(Exception):
+    """In place of the server."""
+
+
+def test_the_server_bears_the_pings_of_a_service_whose_call_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    started: list[str] = []
+
+    def start(_: Path, arguments: list[str], environment: dict[str, str]) -> None:
+        started.extend(arguments)
+        raise Started
+
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "execve", start)
+    with pytest.raises(Started):
+        runpy.run_path(str(TRITON / "serve.py"))["main"](["--http-port=1"])
+    options = dict(option.partition("=")[::2] for option in started[1:])
+
+    bears_ms = int(options["--grpc-http2-min-recv-ping-interval-without-data"])
+    assert bears_ms < dict(triton._OPTIONS)["grpc.keepalive_time_ms"]
+    assert options["--http-port"] == "1"
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
