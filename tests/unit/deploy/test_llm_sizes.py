@@ -159,6 +159,26 @@ def test_compose_tells_the_gateway_where_the_books_are() -> None:
     assert services["gateway"]["networks"].keys() & services["residency"]["networks"].keys()
 
 
+@pytest.mark.parametrize("where", ["compose", "profile"])
+def test_a_gpu_on_one_machine_is_used_as_kubernetes_uses_it(where: str) -> None:
+    components = (ROOT / "k8s" / "components" / name / "kustomization.yaml" for name in ("gpu", "vllm"))
+    maps = [one for file in components for one in yaml.safe_load(file.read_text())["configMapGenerator"]]
+    chosen = {key: value for one in maps for key, value in values(one["literals"]).items()}
+    if where == "compose":
+        found = {key: value for one in composed().values() for key, value in one.get("environment", {}).items()}
+    else:
+        found = load_profile("single-gpu").environment
+    for name in (
+        "NARRATIVE_ASR__COMPUTE_TYPE",
+        "NARRATIVE_ASR__BATCH_SIZE",
+        "NARRATIVE_ASR__BEAM_SIZE",
+        "NARRATIVE_PROMPT__LANGUAGES",
+        "NARRATIVE_PROMPT__WORDING",
+        "NARRATIVE_PROMPT__MAX_TEXT_CHARS",
+    ):
+        assert found[name] == chosen[name]
+
+
 def test_a_llm_that_stays_hides_its_development_endpoints() -> None:
     services = composed()
     assert services["llama"]["environment"]["VLLM_SERVER_DEV_MODE"] == "0"
