@@ -16,7 +16,9 @@ class PromptSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="NARRATIVE_PROMPT__", extra="ignore")
 
     port: int = Field(50052, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
-    max_workers: int = Field(16, ge=1, description="Calls that are worked on at the same time.")
+    max_workers: int = Field(
+        16, ge=1, description="Calls let in besides those of max_queue; llm_max_concurrency says how many ask at once."
+    )
     max_queue: int = Field(64, ge=0, description="Further calls let in; one more gets RESOURCE_EXHAUSTED.")
 
     engine: Literal["openai", "fake"] = Field(

@@ -12,6 +12,7 @@ from pydantic import ByteSize, TypeAdapter
 
 from narrative.cli.plan import RESERVE_BYTES, Plan, make_plan, shares
 from narrative.profiles import Turn, load_profile
+from services.diffusion.settings import DiffusionSettings
 from tests.unit.deploy.rendering import ROOT, Overlay, pod_of
 
 # What cards that are called so show as their memory, the least first: T4, A10 and L4, A40 and L40S, A100.
@@ -129,6 +130,7 @@ def test_on_the_smallest_kubernetes_has_the_same_settings() -> None:
     assert maps["llm"] == {"LLM_GPU_SHARE": chosen["LLM_GPU_SHARE"]}
     assert maps["prompt"]["NARRATIVE_PROMPT__RESIDENCY_BYTES"] == chosen["LLM_RESIDENCY_BYTES"]
     assert maps["residency"] == {"NARRATIVE_RESIDENCY__PREFETCH": chosen["RESIDENCY_PREFETCH"]}
+    assert maps["gateway"] == {"NARRATIVE_GATEWAY__MAX_CONCURRENT_SPEAKERS": chosen["MAX_CONCURRENT_SPEAKERS"]}
 
 
 def test_a_llm_that_sleeps_is_brought_in_before_the_pictures() -> None:
@@ -151,6 +153,17 @@ def test_compose_hands_the_settings_to_vllm(size: str) -> None:
     assert "--enable-prefix-caching" in command
     environment = services["prompt"]["environment"]
     assert environment["NARRATIVE_PROMPT__LLM_MAX_CONCURRENCY"] == chosen["LLM_MAX_NUM_SEQS"]
+
+
+@pytest.mark.parametrize("size", CARDS)
+def test_as_many_are_let_in_as_the_llm_serves_and_the_pictures_bear(size: str) -> None:
+    services = composed(f"--env-file={ROOT / 'deploy' / 'gpu' / f'{size}.env'}")
+    prompt, gateway = (services[name]["environment"] for name in ("prompt", "gateway"))
+    assert prompt["NARRATIVE_PROMPT__MAX_WORKERS"] == prompt["NARRATIVE_PROMPT__LLM_MAX_CONCURRENCY"]
+    speakers = int(gateway["NARRATIVE_GATEWAY__MAX_CONCURRENT_SPEAKERS"])
+    assert speakers == int(of_compose(size)["MAX_CONCURRENT_SPEAKERS"])
+    assert speakers <= int(prompt["NARRATIVE_PROMPT__MAX_WORKERS"])
+    assert speakers <= DiffusionSettings.model_fields["max_queue"].default
 
 
 def test_compose_tells_the_gateway_where_the_books_are() -> None:
@@ -194,7 +207,13 @@ def test_kubernetes_has_the_same_settings(size: str) -> None:
     component = ROOT / "k8s" / "components" / "vllm" / f"shared-{size}" / "kustomization.yaml"
     maps = {one["name"]: values(one["literals"]) for one in yaml.safe_load(component.read_text())["configMapGenerator"]}
     assert maps["llm"].items() <= of_compose(size).items()
-    assert maps["prompt"] == {"NARRATIVE_PROMPT__LLM_MAX_CONCURRENCY": maps["llm"]["LLM_MAX_NUM_SEQS"]}
+    assert maps["prompt"] == {
+        "NARRATIVE_PROMPT__LLM_MAX_CONCURRENCY": maps["llm"]["LLM_MAX_NUM_SEQS"],
+        "NARRATIVE_PROMPT__MAX_WORKERS": maps["llm"]["LLM_MAX_NUM_SEQS"],
+    }
+    assert maps["gateway"] == {
+        "NARRATIVE_GATEWAY__MAX_CONCURRENT_SPEAKERS": of_compose(size)["MAX_CONCURRENT_SPEAKERS"]
+    }
 
 
 def test_what_vllm_is_told_comes_from_its_config_map(overlay: Overlay) -> None:
