@@ -19,7 +19,8 @@ class TranslationSettings(TritonSettings):
     port: int = Field(50053, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
     engines: list[EngineName] = Field(["gloss"], min_length=1, description="Engines to load, by name.")
     default_engine: str = Field("", description="Engine of requests that name none; empty for the first of `engines`.")
-    max_texts: int = Field(256, ge=1, description="Most texts in one request.")
+    # A gateway sends 64 at once (gateway/clients.py).
+    max_texts: int = Field(256, ge=64, description="Most texts in one request; a gateway sends 64.")
     max_text_chars: int = Field(20_000, ge=1, description="Most characters in one text.")
 
     gloss_min_similarity: float = Field(

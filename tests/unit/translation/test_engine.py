@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import pytest
 from pydantic import ValidationError
 
+from gateway.clients import _TEXTS_AT_ONCE
 from narrative.errors import InvalidParameter
 from services.translation.engine import EngineInfo, EngineSet, translate_texts
 from services.translation.engine_fake import FakeEngine
@@ -95,3 +96,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     settings = TranslationSettings()
     assert settings.engines == ["gloss", "llm"]
     assert settings.default_engine == "llm"
+
+
+def test_as_many_texts_as_a_gateway_sends_are_always_taken() -> None:
+    assert TranslationSettings(max_texts=_TEXTS_AT_ONCE).max_texts == _TEXTS_AT_ONCE
+    with pytest.raises(ValidationError, match="max_texts"):
+        TranslationSettings(max_texts=_TEXTS_AT_ONCE - 1)
