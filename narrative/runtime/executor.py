@@ -34,7 +34,15 @@ class BoundedExecutor:
         # Starts at a guess and follows the calls that ended, so that Retry-After means something.
         self._mean_call_s = 1.0
 
-    async def run(self, function: Callable[[threading.Event], T]) -> T:
+    async def run(self, function: Callable[[], T]) -> T:
+        """Runs ``function`` on a worker.
+
+        Raises:
+            QueueFull: as many calls wait as may wait.
+        """
+        return await asyncio.wrap_future(self._submit(function))
+
+    async def run_while_wanted(self, function: Callable[[threading.Event], T]) -> T:
         """Runs ``function`` on a worker.
 
         The event handed to it is set when the caller has gone away: where it waits, it should look at it often.

@@ -32,7 +32,7 @@ class TranslationServicer(translation_pb2_grpc.TranslationServiceServicer):
         if source == target:
             return translation_pb2.TranslateResponse(texts=texts, engine=IDENTITY)
         engine.info.check(source, target)
-        translated = await self._executor.run(
+        translated = await self._executor.run_while_wanted(
             lambda cancelled: translate_texts(engine, texts, source, target, cancelled)
         )
         return translation_pb2.TranslateResponse(texts=translated, engine=engine.info.name)

@@ -12,16 +12,16 @@ from narrative.runtime.executor import BoundedExecutor
 
 async def test_a_full_queue_says_when_to_come_back() -> None:
     executor, release = BoundedExecutor("test", max_workers=1, max_queue=1), threading.Event()
-    working = [asyncio.ensure_future(executor.run(lambda _: release.wait())) for _ in range(2)]
+    working = [asyncio.ensure_future(executor.run(release.wait)) for _ in range(2)]
     await asyncio.sleep(0)
 
     with pytest.raises(QueueFull) as caught:
-        await executor.run(lambda _: release.wait())
+        await executor.run(release.wait)
 
     assert caught.value.retry_after_s >= 1
     release.set()
     assert await asyncio.gather(*working) == [True, True]
-    assert await executor.run(lambda _: "room again") == "room again"
+    assert await executor.run(lambda: "room again") == "room again"
     executor.close()
 
 
@@ -33,7 +33,7 @@ async def test_a_call_hears_that_its_caller_has_gone() -> None:
         if cancelled.wait(5):
             heard.set()
 
-    calling = asyncio.ensure_future(executor.run(wait))
+    calling = asyncio.ensure_future(executor.run_while_wanted(wait))
     assert await asyncio.to_thread(begun.wait, 5)
     calling.cancel()
 
