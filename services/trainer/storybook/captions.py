@@ -115,7 +115,7 @@ def noun_phrase(subject: Subject, rng: random.Random) -> str:
     if subject.count > 1:
         return f"{NUMBERS[subject.count]} {plural(name)}"
     phrase = _article(name, rng)
-    if person and subject.colour and rng.random() < 0.7:
+    if person and subject.colour and rng.random() < 0.45:
         garment = "dress" if concept.skirt else rng.choice(("jacket", "coat", "shirt"))
         phrase += f" in {_article(f'{subject.colour} {garment}', rng)}"
     if subject.holding is not None and rng.random() < 0.85:

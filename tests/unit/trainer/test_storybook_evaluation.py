@@ -165,6 +165,12 @@ def test_a_judge_of_other_scenes_is_refused(
         Judge.load(tmp_path / "nothing")
 
 
+def test_the_judge_that_is_shipped_is_of_these_scenes(known: dict[str, Concept]) -> None:
+    shipped = Judge.load(judge.SHIPPED)
+    assert shipped.size.size_px == 128
+    assert {"dog", "lighthouse", "witch", "red apple"} < set(shipped.numbers) < set(known)
+
+
 def test_a_pointed_look_is_at_one_place_only(some: dict[str, Concept]) -> None:
     torch.manual_seed(0)
     untrained = Judge(some, TINY)
