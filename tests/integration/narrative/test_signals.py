@@ -50,6 +50,14 @@ class Terminal:
         self.screen = -1
 
 
+@pytest.fixture(autouse=True)
+def hang_up() -> Iterator[None]:
+    """What is started here hears SIGHUP, also where the tests themselves were started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
