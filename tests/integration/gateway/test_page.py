@@ -15,6 +15,7 @@ import pytest
 
 from narrative.cli.client import Client
 from narrative.cli.story import make_story
+from narrative.hashing import sha256_of
 from tests.integration.gateway.conftest import serving, wav
 from tests.integration.gateway.fakes import Ensemble
 
@@ -134,7 +135,7 @@ async def test_the_story_that_the_command_line_writes_plays(fakes: Ensemble, tmp
 
     def tell(url: str) -> None:
         with Client(url) as client:
-            make_story(client, recording, folder, {}, stages=False)
+            make_story(client, recording, sha256_of(recording), folder, {}, stages=False)
 
     database = f"sqlite:///{tmp_path / 'narratives.db'}"
     async with serving(fakes, tmp_path / "data", database_url=database, max_inline_audio_bytes=0) as api:
