@@ -22,7 +22,7 @@ from narrative.runtime.residency import ResidencyClient
 from narrative.runtime.server_leases import ServerLeases
 from narrative.runtime.triton_control import TritonControl
 from narrative.runtime.triton_errors import ModelAway, ModelDied
-from narrative.runtime.triton_stream import End, Stream
+from narrative.runtime.triton_stream import End, Stream, Tell
 from narrative.settings import TritonSettings
 
 log = structlog.get_logger()
@@ -132,15 +132,16 @@ class TritonModel:
                 self._control.revive(loads)
             return self._infer(tensors, output)
 
-    def stream(self, tensors: Mapping[str, bytes], output: str, tell: Callable[[bytes | End], None]) -> Stream:
+    def stream(self, tensors: Mapping[str, bytes], output: str, tell: Tell) -> Stream:
         """Asks a model that answers in pieces, and returns at once.
 
         Args:
             tell: called on this model's thread with the bytes of every answer, and with an ``End`` last, whose error is
-                one of those of ``call``, or ``Cancelled``.
+                one of those of ``call``, or ``Cancelled``. True says that all work is done, and what is left of the
+                answer may come even to a caller that has cancelled.
         """
         stream = Stream(self._loop, tell)
-        self._loop.call_soon_threadsafe(stream.begin, self._stream(tensors, output, tell))
+        self._loop.call_soon_threadsafe(stream.begin, self._stream(tensors, output, stream.tell))
         return stream
 
     def _infer(self, tensors: Mapping[str, bytes], output: str) -> bytes:

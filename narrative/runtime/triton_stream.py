@@ -16,17 +16,21 @@ class End:
     error: NarrativeError | None = None
 
 
+Tell = Callable[[bytes | End], bool | None]
+
+
 class Stream:
     """An answer on its way.
 
     Args:
         loop: where it comes in.
-        tell: what hears of its cancellation.
+        tell: what hears of it; see ``TritonModel.stream``.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tell: Callable[[bytes | End], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tell: Tell) -> None:
         self._loop = loop
         self._tell = tell
+        self._nothing_to_stop = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -35,11 +39,20 @@ class Stream:
         # Not in the work itself: that may be cancelled before it has begun.
         self._task.add_done_callback(self._ended)
 
+    def tell(self, answer: bytes | End) -> None:
+        """Hands an answer on; on the loop."""
+        self._nothing_to_stop = bool(self._tell(answer))
+
     def cancel(self) -> None:
-        """Ends the work, on the server too; harmless where it has ended."""
+        """Ends the work, on the server too; harmless where it has ended, or is about to."""
         with contextlib.suppress(RuntimeError):  # Everything was closed.
-            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        # A cancellation that meets the last answer has Triton keep the request for ever, and the model loaded with it.
+        if self._task is not None and not self._nothing_to_stop:
+            self._task.cancel()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled():
-            self._tell(End(Cancelled("the request was cancelled")))
+            self.tell(End(Cancelled("the request was cancelled")))

@@ -65,17 +65,21 @@ class TritonEngine:
     def submit(self, request: ImageRequest, emit: Emit) -> Stream:
         """See ``DiffusionEngine``; that the server is away comes as the error of ``Finished``."""
         assert self._planner is not None, "load() comes first"
-        num_pictures = len(self._planner.plan(request))
+        unfinished = num_pictures = len(self._planner.plan(request))
         tensors = {"REQUEST": write_options(request).SerializeToString()}
         if request.source is not None:
             tensors["SOURCE"] = request.source
 
-        def tell(answer: bytes | End) -> None:
+        def tell(answer: bytes | End) -> bool:
+            nonlocal unfinished
             if isinstance(answer, End):
                 self._count(-num_pictures)
                 emit(Finished(answer.error))
             else:
-                emit(read_event(diffusion_pb2.GenerateImagesResponse.FromString(answer)))
+                event = read_event(diffusion_pb2.GenerateImagesResponse.FromString(answer))
+                unfinished -= isinstance(event, Step) and event.step == event.num_steps
+                emit(event)
+            return not unfinished
 
         self._count(num_pictures)
         return self._model.stream(tensors, "EVENT", tell)

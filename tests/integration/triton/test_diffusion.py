@@ -111,6 +111,19 @@ def test_a_request_that_is_cancelled_is_not_drawn_to_its_end(engine: DiffusionEn
     assert spent_s < 10 * drawn[0].duration_s + 1.0
 
 
+def test_callers_that_leave_with_their_picture_do_not_keep_the_model_loaded(
+    engine: DiffusionEngine, triton: TritonServer
+) -> None:
+    for seed in range(12):
+        drawing = engine.generate(request(seed, num_steps=2))
+        assert any(isinstance(event, Image) for event in drawing)
+        drawing.close()
+
+    triton.unload("diffusion")
+
+    assert pictures(engine, request())
+
+
 def test_a_server_that_dies_in_the_middle_is_an_error_at_once(own_triton: TritonServer) -> None:
     own_triton.start()
     engine = engine_on(own_triton)
