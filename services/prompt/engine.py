@@ -72,7 +72,7 @@ class PromptEngine(Protocol):
     def close(self) -> None: ...
 
     def models(self) -> Sequence[ModelInfo]:
-        """The LLM, then its adapters."""
+        """The LLM, then its adapters; may ask the server for them, and so blocks for a moment."""
         ...
 
     async def normalize(self, texts: Sequence[str], language: str, model: str = "") -> list[str]:

@@ -38,6 +38,7 @@ class OpenAiPromptEngine:
         self._llm.close()
 
     def models(self) -> Sequence[ModelInfo]:
+        self._llm.look()
         settings, languages = self._settings, tuple(self._settings.languages)
         llm = ModelInfo(settings.llm_model, "openai", settings.llm_licence, languages)
         return [llm, *(ModelInfo(adapter, "openai", "", languages) for adapter in self._llm.adapters)]

@@ -28,6 +28,8 @@ Message = Mapping[str, str]
 Schema = Mapping[str, Any]
 # A server with slots has few; one that takes many calls at a time shares between them what it has read.
 WARM_SLOTS = 4
+# Of the time in which a gateway wants its answer.
+_LOOK_S = 0.2
 log = structlog.get_logger()
 
 
@@ -62,6 +64,7 @@ class OpenAiLlm:
         self._slots = asyncio.Semaphore(settings.llm_max_concurrency)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = self._new_client()
+        self._listing = openai.OpenAI(**self._connection() | {"timeout": _LOOK_S})
         self.adapters: tuple[str, ...] = ()
         self._leases = _leases(settings) if settings.residency_target and settings.residency_bytes else None
 
@@ -110,6 +113,7 @@ class OpenAiLlm:
 
     def close(self) -> None:
         """Closes the connections; called on a thread while the event loop that used them still turns."""
+        self._listing.close()
         if self._leases is not None:
             self._leases.close()
         if self._loop is not None and self._loop.is_running():
@@ -119,14 +123,27 @@ class OpenAiLlm:
         """Closes the connections, on the event loop that used them."""
         await self._client.close()
 
+    def look(self) -> None:
+        """Finds out which adapters the server has by now; where it does not say so at once, they are as they were.
+
+        Blocks, so call it on a thread.
+        """
+        try:
+            self._keep_adapters(self._listing.models.list())
+        except (openai.OpenAIError, ValueError) as error:
+            log.debug("adapters not listed", reason=str(error))
+
     def _new_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(**self._connection())
+
+    def _connection(self) -> dict[str, Any]:
         settings = self._settings
-        return openai.AsyncOpenAI(
-            base_url=settings.llm_url,
-            api_key=settings.llm_api_key or "none",
-            timeout=settings.llm_timeout_s,
-            max_retries=0,
-        )
+        return {
+            "base_url": settings.llm_url,
+            "api_key": settings.llm_api_key or "none",
+            "timeout": settings.llm_timeout_s,
+            "max_retries": 0,
+        }
 
     async def named(self, model: str) -> Llm:
         """The LLM itself for an empty name or its own, or one of its adapters.

@@ -103,6 +103,9 @@ class NounPhrases:
         following = words[at + 1] if at + 1 < len(words) else None
         if word.lower in _POSSESSIVES and following and following.pos in ("NOUN", "ADJF", "PRTF"):
             parts.determiners.append(table[word.lower, "t"])
+        elif word.lower == "нет" and following is not None and "gent" in following.cases:
+            parts.determiners.append(table["нет", "c"])
+            parts.last = word
         elif (word.lemma, "q") in table and (following is not None):
             parts.determiners.append(table[word.lemma, "q"])
             parts.last = word

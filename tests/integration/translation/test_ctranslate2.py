@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import pytest
@@ -215,54 +218,55 @@ def test_short_memory_is_tried_twice_and_then_said(marian: Path, monkeypatch: py
     assert engine.translate(CORPUS[:2], "ru", "en") == expected
 
 
-async def test_by_turns_with_others_the_words_stay_the_same(marian: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = make_engine(marian).translate(CORPUS[:2], "ru", "en")
-    sizes = {"devices": {"host:0": "10MiB"}, "recovery_s": 0.0, "min_resident_s": 0.0, "drain_s": 0.1}
+@asynccontextmanager
+async def turns(marian: Path) -> AsyncIterator[tuple[Node, CTranslate2Engine, Any]]:
+    """A device, an engine on it, and another owner whose model sdxl fits there only alone."""
+    sizes: dict[str, Any] = {"devices": {"host:0": "10MiB"}, "recovery_s": 0.0, "min_resident_s": 0.0, "drain_s": 0.1}
     node = Node(ResidencySettings(port=0, **sizes))
     await node.start()
     options = {"residency_target": node.target, "residency_working_bytes": "6MiB"}
     engine = await asyncio.to_thread(make_engine, marian, **options)
     other = node.owner("diffusion", sdxl=(8 << 20, Noted()))
+    try:
+        yield node, engine, other
+    finally:
+        for client in (engine, other):
+            await asyncio.to_thread(client.close)
+        await node.stop()
 
-    async def after_the_other() -> list[str]:
-        await asyncio.to_thread(hold, other, "sdxl")
-        (model,) = [model for model in (await node.state()).models if model.owner == "translation"]
-        assert model.device == ""
-        return await asyncio.to_thread(engine.translate, CORPUS[:2], "ru", "en")
 
-    assert await after_the_other() == expected
+async def test_by_turns_with_others_the_words_stay_the_same(marian: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = make_engine(marian).translate(CORPUS[:2], "ru", "en")
+    async with turns(marian) as (node, engine, other):
 
-    def broken(self: object) -> None:
-        raise RuntimeError("the copy in host memory is lost")
+        async def after_the_other() -> list[str]:
+            await asyncio.to_thread(hold, other, "sdxl")
+            (model,) = [model for model in (await node.state()).models if model.owner == "translation"]
+            assert model.device == ""
+            return await asyncio.to_thread(engine.translate, CORPUS[:2], "ru", "en")
 
-    monkeypatch.setattr(ctranslate2.Translator, "load_model", broken)
-    assert await after_the_other() == expected, "loaded anew from its files"
-    for client in (engine, other):
-        await asyncio.to_thread(client.close)
-    await node.stop()
+        assert await after_the_other() == expected
+
+        def broken(self: object) -> None:
+            raise RuntimeError("the copy in host memory is lost")
+
+        monkeypatch.setattr(ctranslate2.Translator, "load_model", broken)
+        assert await after_the_other() == expected, "loaded anew from its files"
 
 
 async def test_who_waits_for_its_turn_hears_that_its_caller_has_gone(marian: Path) -> None:
-    sizes = {"devices": {"host:0": "10MiB"}, "recovery_s": 0.0, "min_resident_s": 0.0, "drain_s": 0.1}
-    node = Node(ResidencySettings(port=0, **sizes))
-    await node.start()
-    options = {"residency_target": node.target, "residency_working_bytes": "6MiB"}
-    engine = await asyncio.to_thread(make_engine, marian, **options)
-    other = node.owner("diffusion", sdxl=(8 << 20, Noted()))
-    servicer = TranslationServicer(EngineSet([engine]), TranslationSettings(max_workers=1, max_queue=1))
-    request = translation_pb2.TranslateRequest(texts=CORPUS[:2], source_language="ru", target_language="en")
-    lease = other.lease("sdxl")
-    await asyncio.to_thread(lease.__enter__)
-    try:
-        calling = asyncio.create_task(servicer.Translate(request, None))  # type: ignore[arg-type]
-        await node.until(lambda state: bool(state.waiting))
-        calling.cancel()
-        # Its request is taken back, and the only worker is free for the next.
-        await node.until(lambda state: not state.waiting)
-    finally:
-        await asyncio.to_thread(lease.__exit__, None, None, None)
-    answer = await servicer.Translate(request, None)  # type: ignore[arg-type]
-    assert len(answer.texts) == 2
-    for client in (engine, other):
-        await asyncio.to_thread(client.close)
-    await node.stop()
+    async with turns(marian) as (node, engine, other):
+        servicer = TranslationServicer(EngineSet([engine]), TranslationSettings(max_workers=1, max_queue=1))
+        request = translation_pb2.TranslateRequest(texts=CORPUS[:2], source_language="ru", target_language="en")
+        lease = other.lease("sdxl")
+        await asyncio.to_thread(lease.__enter__)
+        try:
+            calling = asyncio.create_task(servicer.Translate(request, None))  # type: ignore[arg-type]
+            await node.until(lambda state: bool(state.waiting))
+            calling.cancel()
+            # Its request is taken back, and the only worker is free for the next.
+            await node.until(lambda state: not state.waiting)
+        finally:
+            await asyncio.to_thread(lease.__exit__, None, None, None)
+        answer = await servicer.Translate(request, None)  # type: ignore[arg-type]
+        assert len(answer.texts) == 2

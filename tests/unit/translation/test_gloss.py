@@ -93,6 +93,9 @@ def test_gloss(glosser: Glosser, russian: str, english: str) -> None:
         ("Пока кот спит, мышь ест сыр.", "While a cat sleeping, a mouse eating cheese."),
         ("Дети рисуют класс.", "Children drawing a classroom."),
         ("На столе нет яблок.", "On a table no apples."),
+        ("Нет дома.", "No house."),
+        ("У окна нет красного стула.", "Near a window no red chair."),
+        ("Нет, кот спит.", "No, a cat sleeping."),
     ],
 )
 def test_replies_show_nothing_that_nobody_said(glosser: Glosser, russian: str, english: str) -> None:
