@@ -50,7 +50,7 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
         QueueFull: as many narratives are unfinished as may be.
     """
     options = order.options.model_dump(mode="json")
-    request_digest = digest(order.audio_digest, json.dumps(options, sort_keys=True))
+    request_digest = digest_of(order)
     key_digest = digest(caller, idempotency_key) if idempotency_key else None
     earlier = await gateway.jobs.earlier(key_digest, request_digest)
     if earlier is not None:
@@ -78,6 +78,15 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
     return kept
 
 
+def digest_of(order: Order) -> str:
+    """Names a request, for its Idempotency-Key.
+
+    Without what has its default: a release with one option more knows the requests of the one before.
+    """
+    asked = order.options.model_dump(mode="json", exclude_defaults=True)
+    return digest(order.audio_digest, json.dumps(asked, sort_keys=True))
+
+
 async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
     """Refuses names that the services do not have, drawings that diffusion would refuse later, and a language that
     nobody would understand.
@@ -88,9 +97,13 @@ async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
     """
     engine, by_whisper = options.translation_engine, options.translation_engine == WHISPER
     diffusion, translation, prompt, *_ = await asyncio.gather(
-        _models(gateway, "diffusion" if options.model else ""),
-        _models(gateway, "translation" if (engine or options.language) and not by_whisper else ""),
-        _models(gateway, "prompt" if options.scene_model or (options.language and not by_whisper) else ""),
+        _models(gateway, "diffusion" if options.model else "", options.model),
+        _models(gateway, "translation" if (engine or options.language) and not by_whisper else "", engine),
+        _models(
+            gateway,
+            "prompt" if options.scene_model or (options.language and not by_whisper) else "",
+            options.scene_model,
+        ),
         check_speech(gateway, options.asr_model, options.language, "asr_model"),
         _check_drawing(gateway, options),
     )
@@ -113,7 +126,7 @@ async def check_speech(gateway: Gateway, model: str, language: str, model_field:
     """
     if not (model or language):
         return
-    asr = await _models(gateway, "asr")
+    asr = await _models(gateway, "asr", model)
     _check(model_field, model, names_of(asr, common_pb2.TASK_TRANSCRIPTION))
     speech = [known for known in asr if known.task == common_pb2.TASK_TRANSCRIPTION]
     if speech and all(known.languages for known in speech):
@@ -130,11 +143,11 @@ async def _check_drawing(gateway: Gateway, options: NarrativeOptions) -> None:
         log.info("options not checked", service="diffusion", reason=str(error))
 
 
-async def _models(gateway: Gateway, service: str) -> list[common_pb2.Model]:
+async def _models(gateway: Gateway, service: str, wanted: str) -> list[common_pb2.Model]:
     if not service:
         return []
     try:
-        return await asyncio.wait_for(gateway.services.models(service), _ASK_S)
+        return await asyncio.wait_for(gateway.services.models(service, wanted), _ASK_S)
     except (NarrativeError, TimeoutError) as error:
         log.info("options not checked", service=service, reason=str(error))
         return []

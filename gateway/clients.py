@@ -202,10 +202,15 @@ class Services:
             )
             return str(response.object)
 
-    async def models(self, service: str) -> list[common_pb2.Model]:
-        """What a service can be asked for; an answer is kept for a while."""
+    async def models(self, service: str, wanted: str = "") -> list[common_pb2.Model]:
+        """What a service can be asked for; an answer is kept for a while.
+
+        Args:
+            wanted: id of a model; an answer that was kept without it is not used, for the model may be new.
+        """
         kept = self._models.get(service)
-        if kept is not None and time.monotonic() - kept[0] < self._settings.models_ttl_s:
+        is_fresh = kept is not None and time.monotonic() - kept[0] < self._settings.models_ttl_s
+        if kept is not None and is_fresh and wanted in {"", *(model.id for model in kept[1])}:
             return kept[1]
         stub: Any = common_pb2_grpc.ModelServiceStub(self._channels[service])
         try:

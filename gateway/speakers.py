@@ -28,7 +28,9 @@ ImageDone = Callable[[dict[str, Any]], None]
 
 def readable_languages(models: Sequence[common_pb2.Model], writer: str = "") -> frozenset[str]:
     """Languages that the scene writer of that name reads, the default one for an empty name; empty for no limits."""
-    return frozenset(_chosen(models, common_pb2.TASK_SCENE_WRITING, writer).languages)
+    # One that was added a moment ago is not in every list; it reads what the model reads that it adapts.
+    known = writer if writer in {model.id for model in models} else ""
+    return frozenset(_chosen(models, common_pb2.TASK_SCENE_WRITING, known).languages)
 
 
 def translator(models: Sequence[common_pb2.Model], engine: str) -> common_pb2.Model:
@@ -92,14 +94,15 @@ async def describe(
         InvalidParameter: nothing was said in a language that is read here; names the way out.
     """
     readable = readable_languages(await services.models("prompt"), options.scene_model)
-    language = description_language(segments, readable)
-    target = ENGLISH if ENGLISH in readable else language
+    target = ENGLISH if ENGLISH in readable else description_language(segments, readable)
     unread = [segment for segment in segments if readable and segment["language"] not in readable]
     spoken = {*spoken, *(segment["language"] for segment in segments)}
     translating = await _understood(services, unread, spoken, readable, target, options.translation_engine)
     translated, engine = await _translate_lines(services, translating, target, options.translation_engine)
     left_out = {segment["id"]: "" for segment in unread if segment["id"] not in translated}
     translated |= left_out
+    # What nobody understood says nothing about the language of the rest.
+    language = description_language([s for s in segments if s["id"] not in left_out] or segments, readable)
 
     lines = [
         prompt_pb2.Line(
@@ -177,7 +180,7 @@ async def _understood(
         known = {language for language in spoken if language}
         if known and accepted and not known & (accepted | readable):
             raise not_understood(known, readable, chosen, field="translation_engine")
-        strange = Counter(line["language"] for line in unread if line not in understood)
+        strange = Counter(line["language"] for line in unread) - Counter(line["language"] for line in understood)
         log.info("lines left out in languages that nobody reads", engine=chosen.id, lines=dict(strange))
     return understood
 

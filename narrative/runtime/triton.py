@@ -8,7 +8,7 @@ without a change of thread; answers in pieces come in on an event loop, on a thr
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class TritonModel:
         self._client: Any = InferenceServerClient(settings.triton_url, channel_args=_OPTIONS)
         self._control = TritonControl(self._client, settings, self._where)
         self._leases: ServerLeases | None = None
+        self._on_one_gpu = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"triton-{self._model}", daemon=True)
         self._streaming: Any = None
@@ -94,9 +95,11 @@ class TritonModel:
 
         Raises:
             ModelNotFound: the repository has no such model; names those it has.
-            ServiceUnavailable: the server is away, cannot load the model, or runs it on more GPUs; says why.
+            ServiceUnavailable: the server is away, or cannot load the model; says why.
+            NarrativeError: it runs the model on more GPUs, or does not say where; it is unloaded again.
         """
-        self._control.load(on_one_gpu=device.startswith("cuda"))
+        self._on_one_gpu = device.startswith("cuda")
+        self._control.load(on_one_gpu=self._on_one_gpu)
 
     def offload(self) -> None:
         """Has the server unload the model, and waits until its memory is free.
@@ -127,7 +130,7 @@ class TritonModel:
                 return self._infer(tensors, output)
             except ModelAway:
                 # The server was restarted, or somebody unloaded it.
-                self._control.load()
+                self._control.load(on_one_gpu=self._on_one_gpu)
             except ModelDied:
                 self._control.revive(loads)
             return self._infer(tensors, output)
@@ -141,7 +144,7 @@ class TritonModel:
                 answer may come even to a caller that has cancelled.
         """
         stream = Stream(self._loop, tell)
-        self._loop.call_soon_threadsafe(stream.begin, self._stream(tensors, output, stream.tell))
+        self._loop.call_soon_threadsafe(stream.begin, self._stream(stream, tensors, output))
         return stream
 
     def _infer(self, tensors: Mapping[str, bytes], output: str) -> bytes:
@@ -162,38 +165,38 @@ class TritonModel:
         if self._streaming is not None:
             await self._streaming.close()
 
-    async def _stream(self, tensors: Mapping[str, bytes], output: str, tell: Callable[[bytes | End], None]) -> None:
+    async def _stream(self, stream: Stream, tensors: Mapping[str, bytes], output: str) -> None:
         try:
-            async with contextlib.aclosing(self._answers(tensors, output)) as answers:
+            async with contextlib.aclosing(self._answers(stream, tensors, output)) as answers:
                 async for answer in answers:
-                    tell(answer)
+                    stream.tell(answer)
         except NarrativeError as error:
-            tell(End(error))
+            stream.tell(End(error))
         # Whoever waits for the end must hear of it, whatever happened.
         except Exception as error:
             log.exception("asking Triton failed", model=self._model)
-            tell(End(NarrativeError(f"Triton: {type(error).__name__}", where=self._where)))
+            stream.tell(End(NarrativeError(f"Triton: {type(error).__name__}", where=self._where)))
         else:
-            tell(End())
+            stream.tell(End())
 
-    async def _answers(self, tensors: Mapping[str, bytes], output: str) -> AsyncGenerator[bytes, None]:
+    async def _answers(self, stream: Stream, tensors: Mapping[str, bytes], output: str) -> AsyncGenerator[bytes, None]:
         async with contextlib.nullcontext() if self._leases is None else self._leases.lease():
             loads, answered = self._control.loads, False
             try:
-                async for answer in self._ask(tensors, output):
+                async for answer in self._ask(stream, tensors, output):
                     answered = True
                     yield answer
                 return
             except ModelAway:
-                await asyncio.to_thread(self._control.load)
+                await asyncio.to_thread(self._control.load, on_one_gpu=self._on_one_gpu)
             except ModelDied:
                 if answered:
                     raise
                 await asyncio.to_thread(self._control.revive, loads)
-            async for answer in self._ask(tensors, output):
+            async for answer in self._ask(stream, tensors, output):
                 yield answer
 
-    async def _ask(self, tensors: Mapping[str, bytes], output: str) -> AsyncGenerator[bytes, None]:
+    async def _ask(self, stream: Stream, tensors: Mapping[str, bytes], output: str) -> AsyncGenerator[bytes, None]:
         async def requests() -> AsyncIterator[dict[str, Any]]:
             yield {"model_name": self._model, "inputs": [_input(name, data) for name, data in tensors.items()]}
 
@@ -202,12 +205,15 @@ class TritonModel:
         with self._control.errors():
             answers = self._streaming.stream_infer(requests(), stream_timeout=self._settings.triton_timeout_s)
             failure: InferenceServerException | None = None
+            stream.is_ending = False
             try:
                 async for result, error in answers:
                     if error is None:
                         yield bytes(result.as_numpy(output))
-                    # To the end of the stream: a model whose errors are not heard out may never be unloaded again.
-                    failure = failure or error
+                    else:
+                        # To the end of the stream: a model whose errors are not heard out may never be unloaded again.
+                        failure = failure or error
+                        stream.is_ending = True
                 if failure is not None:
                     raise failure
             finally:

@@ -56,16 +56,27 @@ class TritonControl:
         """Has the model loaded, unless it is ready.
 
         Args:
-            on_one_gpu: refuse, and unload, a model that has instances on several.
+            on_one_gpu: refuse a model that has instances on several.
 
         Raises:
             ModelNotFound: the repository has no such model; names those it has.
             ServiceUnavailable: the server is away, or cannot load the model; says why.
+            NarrativeError: it has instances on several GPUs, or does not say where; it is unloaded again.
         """
         self._load()
-        if on_one_gpu and len(gpus := self._gpus()) > 1:
-            self.unload()
-            raise ServiceUnavailable(
+        if on_one_gpu:
+            try:
+                self._refuse_several_gpus()
+            except NarrativeError:
+                # Nobody books what is not loaded, and nobody would know of it.
+                with contextlib.suppress(NarrativeError):
+                    self.unload()
+                raise
+
+    def _refuse_several_gpus(self) -> None:
+        if len(gpus := self._gpus()) > 1:
+            # Not ServiceUnavailable: to try again would load it again, and help nothing.
+            raise NarrativeError(
                 f"Triton runs {self._model} on the GPUs {', '.join(map(str, gpus))}, and its bytes are booked on one: "
                 "start Triton with one GPU in CUDA_VISIBLE_DEVICES, name it in the model's instance_group, or set no "
                 "bytes that the model gives up",

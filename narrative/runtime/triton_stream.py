@@ -16,6 +16,9 @@ class End:
     error: NarrativeError | None = None
 
 
+# An end that does not come is not waited for any longer; what decodes a large picture is done by then.
+_HEAR_OUT_S = 30.0
+
 Tell = Callable[[bytes | End], bool | None]
 
 
@@ -25,12 +28,15 @@ class Stream:
     Args:
         loop: where it comes in.
         tell: what hears of it; see ``TritonModel.stream``.
+
+    Attributes:
+        is_ending: there is nothing to stop any more; whoever cancels has it heard out.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tell: Tell) -> None:
         self._loop = loop
         self._tell = tell
-        self._nothing_to_stop = False
+        self.is_ending = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -41,7 +47,7 @@ class Stream:
 
     def tell(self, answer: bytes | End) -> None:
         """Hands an answer on; on the loop."""
-        self._nothing_to_stop = bool(self._tell(answer))
+        self.is_ending = bool(self._tell(answer))
 
     def cancel(self) -> None:
         """Ends the work, on the server too; harmless where it has ended, or is about to."""
@@ -49,8 +55,12 @@ class Stream:
             self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        # A cancellation that meets the last answer has Triton keep the request for ever, and the model loaded with it.
-        if self._task is not None and not self._nothing_to_stop:
+        if self._task is None:
+            return
+        if self.is_ending:
+            # A cancellation that meets the last answer has Triton keep the request for ever, and its model loaded.
+            self._loop.call_later(_HEAR_OUT_S, self._task.cancel)
+        else:
             self._task.cancel()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -29,7 +30,8 @@ Schema = Mapping[str, Any]
 # A server with slots has few; one that takes many calls at a time shares between them what it has read.
 WARM_SLOTS = 4
 # Of the time in which a gateway wants its answer.
-_LOOK_S = 0.2
+LOOK_S = 0.2
+_LIST_S = 5.0
 log = structlog.get_logger()
 
 
@@ -64,7 +66,9 @@ class OpenAiLlm:
         self._slots = asyncio.Semaphore(settings.llm_max_concurrency)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client = self._new_client()
-        self._listing = openai.OpenAI(**self._connection() | {"timeout": _LOOK_S})
+        self._listing = openai.OpenAI(**self._connection() | {"timeout": _LIST_S})
+        self._lister = ThreadPoolExecutor(1, thread_name_prefix="llm-models")
+        self._asked: Future[None] | None = None
         self.adapters: tuple[str, ...] = ()
         self._leases = _leases(settings) if settings.residency_target and settings.residency_bytes else None
 
@@ -113,6 +117,7 @@ class OpenAiLlm:
 
     def close(self) -> None:
         """Closes the connections; called on a thread while the event loop that used them still turns."""
+        self._lister.shutdown(wait=False, cancel_futures=True)
         self._listing.close()
         if self._leases is not None:
             self._leases.close()
@@ -124,10 +129,15 @@ class OpenAiLlm:
         await self._client.close()
 
     def look(self) -> None:
-        """Finds out which adapters the server has by now; where it does not say so at once, they are as they were.
+        """Finds out which adapters the server has by now; blocks for at most ``LOOK_S``, so call it on a thread.
 
-        Blocks, so call it on a thread.
+        Where the server is slower, what it says is there for the next look.
         """
+        if self._asked is None or self._asked.done():
+            self._asked = self._lister.submit(self._list)
+        wait([self._asked], LOOK_S)
+
+    def _list(self) -> None:
         try:
             self._keep_adapters(self._listing.models.list())
         except (openai.OpenAIError, ValueError) as error:

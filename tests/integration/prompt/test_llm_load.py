@@ -12,6 +12,7 @@ import pytest
 from narrative.errors import ModelNotFound, QueueFull
 from narrative.runtime.channel import rpc_errors
 from narrative.v1 import common_pb2, common_pb2_grpc, prompt_pb2
+from services.prompt.llm import LOOK_S
 
 SCENE = {"scene": "dog on the grass", "style": "watercolor, soft light", "details": []}
 METRICS = """\
@@ -36,12 +37,14 @@ class Vllm:
     Attributes:
         metrics: body of /metrics; None is 404.
         adapters: LoRA adapters it lists.
+        list_s: seconds that takes it.
         asked: how often each path was asked for, and each model for an answer.
     """
 
     def __init__(self) -> None:
         self.metrics: str | None = METRICS.format(running=1, waiting=0, kv_cache=0)
         self.adapters = ["storyteller"]
+        self.list_s = 0.0
         self.asked: Counter[str] = Counter()
         self.url = ""
 
@@ -52,6 +55,8 @@ class Vllm:
                 (int(line.split(":")[1]) for line in head.splitlines() if line.lower().startswith("content-l")), 0
             )
             request = json.loads(await reader.readexactly(size)) if size else {}
+            if head.split()[1] == "/v1/models":
+                await asyncio.sleep(self.list_s)
             status, kind, body = self.answer(head.split()[1], request)
             length = f"Content-Length: {len(body)}\r\nConnection: close"
             writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{length}\r\n\r\n{body}".encode())
@@ -181,3 +186,16 @@ async def test_an_adapter_may_come_and_go_while_the_service_runs(vllm: Vllm, pro
         vllm.adapters = []
         with pytest.raises(ModelNotFound, match="no model 'poet'; there are m"):
             await describe("poet")
+
+
+async def test_a_server_that_is_slow_to_list_its_adapters_holds_nobody_up(vllm: Vllm, prompt: Any) -> None:
+    async with prompt() as (_, models):
+
+        async def listed() -> list[str]:
+            answer = await models.ListModels(common_pb2.ListModelsRequest(), timeout=4 * LOOK_S)
+            return [model.id for model in answer.models]
+
+        vllm.adapters, vllm.list_s = ["poet"], 5 * LOOK_S
+        assert await listed() == ["m", "storyteller"]
+        await asyncio.sleep(5 * LOOK_S)
+        assert await listed() == ["m", "poet"], "what came late is there for the next"

@@ -127,8 +127,9 @@ def test_on_the_smallest_kubernetes_has_the_same_settings() -> None:
     component = ROOT / "k8s" / "components" / "residency" / "llm-sleeps" / "kustomization.yaml"
     maps = {one["name"]: values(one["literals"]) for one in yaml.safe_load(component.read_text())["configMapGenerator"]}
     chosen = of_compose("16gb")
-    assert maps["llm"] == {"LLM_GPU_SHARE": chosen["LLM_GPU_SHARE"]}
+    assert maps["llm"] == {name: chosen[name] for name in ("LLM_GPU_SHARE", "LLM_MAX_NUM_SEQS")}
     assert maps["prompt"]["NARRATIVE_PROMPT__RESIDENCY_BYTES"] == chosen["LLM_RESIDENCY_BYTES"]
+    assert maps["prompt"]["NARRATIVE_PROMPT__MAX_WORKERS"] == chosen["LLM_MAX_NUM_SEQS"]
     assert maps["residency"] == {"NARRATIVE_RESIDENCY__PREFETCH": chosen["RESIDENCY_PREFETCH"]}
     assert maps["gateway"] == {"NARRATIVE_GATEWAY__MAX_CONCURRENT_SPEAKERS": chosen["MAX_CONCURRENT_SPEAKERS"]}
 

@@ -3,8 +3,16 @@ from typing import Any
 import pytest
 
 from gateway.options import NarrativeOptions
-from gateway.speakers import _runs, description_language, drawing_request, png_size, readable_languages, translator
-from narrative.v1 import common_pb2
+from gateway.speakers import (
+    _runs,
+    describe,
+    description_language,
+    drawing_request,
+    png_size,
+    readable_languages,
+    translator,
+)
+from narrative.v1 import common_pb2, prompt_pb2
 
 
 def said(*spoken: tuple[str, float]) -> list[dict[str, Any]]:
@@ -37,6 +45,7 @@ def test_the_default_scene_writer_says_what_it_reads_unless_another_is_named() -
     ]
     assert readable_languages(models) == {"en", "ru"}
     assert readable_languages(models, "a") == {"de"}
+    assert readable_languages(models, "an adapter not listed yet") == {"en", "ru"}
     assert readable_languages([]) == frozenset()
 
 
@@ -49,6 +58,34 @@ def test_the_default_engine_translates_unless_another_is_named() -> None:
     assert (translator(models, "").id, translator(models, "gloss").id) == ("llm", "gloss")
     assert list(translator(models, "gloss").languages) == ["ru"]
     assert not translator(models, "other").languages
+
+
+async def test_lines_that_nobody_understood_do_not_choose_the_language_of_the_scene() -> None:
+    writer = common_pb2.Model(id="w", task="TASK_SCENE_WRITING", languages=["en", "ru"], is_default=True)
+    gloss = common_pb2.Model(id="gloss", task="TASK_TRANSLATION", languages=["ru"], is_default=True)
+    asked: list[Any] = []
+
+    class Services:
+        async def models(self, service: str) -> list[common_pb2.Model]:
+            return [writer] if service == "prompt" else [gloss]
+
+        async def describe(self, request: prompt_pb2.DescribeSpeakerRequest) -> prompt_pb2.DescribeSpeakerResponse:
+            asked.append(request)
+            return prompt_pb2.DescribeSpeakerResponse(scene=prompt_pb2.Scene(visual_prompt="лошадь у реки"))
+
+        async def translate(self, texts: list[str], *languages: str) -> tuple[list[str], str]:
+            return [f"{languages[0]} to {languages[1]}"], "gloss"
+
+    segments = [
+        {**one, "id": number, "text": text, "english_text": ""}
+        for number, (one, text) in enumerate(
+            zip(said(("uk", 6), ("ru", 5)), ("Добрий день", "Лошадь у реки"), strict=True)
+        )
+    ]
+    services: Any = Services()
+    told = await describe(services, "A", segments, NarrativeOptions())
+    assert [asked[0].language, *(line.text for line in asked[0].lines)] == ["ru", "", "Лошадь у реки"]
+    assert (told["prompt"], told["left_out_languages"]) == ("ru to en", ["uk"])
 
 
 def test_only_what_was_asked_for_reaches_the_painter() -> None:

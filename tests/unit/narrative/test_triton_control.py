@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import InferenceServerException
 
-from narrative.errors import ServiceUnavailable
+from narrative.errors import NarrativeError, ServiceUnavailable
 from narrative.runtime.triton_control import TritonControl
 from narrative.settings import TritonSettings
 
@@ -22,6 +23,7 @@ class Server:
         for gpus in groups:
             self.config.instance_group.add(gpus=gpus)
         self.loaded = False
+        self.is_silent = False
 
     def is_model_ready(self, model: str, **_: float) -> bool:
         return self.loaded
@@ -37,6 +39,8 @@ class Server:
 
     def get_model_config(self, model: str, **_: float) -> SimpleNamespace:
         assert self.loaded
+        if self.is_silent:
+            raise InferenceServerException("Deadline Exceeded", status="StatusCode.DEADLINE_EXCEEDED")
         return SimpleNamespace(config=self.config)
 
 
@@ -47,7 +51,16 @@ def control(server: Server) -> TritonControl:
 @pytest.mark.parametrize("groups", [[[0, 1]], [[0], [1]]])
 def test_a_model_on_more_gpus_than_are_booked_is_refused_and_unloaded(groups: list[list[int]]) -> None:
     server = Server(*groups)
-    with pytest.raises(ServiceUnavailable, match="on the GPUs 0, 1"):
+    with pytest.raises(NarrativeError, match="on the GPUs 0, 1") as caught:
+        control(server).load(on_one_gpu=True)
+    assert not isinstance(caught.value, ServiceUnavailable), "to try again would load it again"
+    assert not server.loaded
+
+
+def test_a_model_of_which_nobody_says_where_it_runs_is_unloaded() -> None:
+    server = Server([0])
+    server.is_silent = True
+    with pytest.raises(NarrativeError):
         control(server).load(on_one_gpu=True)
     assert not server.loaded
 
