@@ -42,6 +42,7 @@ def up(
     profile: ProfileName = "embedded",
 ) -> None:
     """Start the ensemble on this machine and wait until it is ready; Ctrl-C stops it."""
+    check_startable(state_file(read_settings(CommonSettings).data_dir), port)
     if detach:
         _detached(port, profile)
         return
@@ -208,7 +209,6 @@ async def _foreground(port: int, profile: str) -> None:
 
 def _detached(port: int, profile: str) -> None:
     settings = read_settings(CommonSettings)
-    check_startable(state_file(settings.data_dir), port)
     pull_all(Catalogue().for_profile(profile))
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     log = settings.data_dir / "logs" / "supervisor.log"

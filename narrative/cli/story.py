@@ -26,9 +26,12 @@ from narrative.cli.recording import (
     Temperature,
     check_recording,
 )
+from narrative.cli.running import state_file
 from narrative.cli.story_folder import default_folder, write_story
+from narrative.cli.supervisor import check_startable
 from narrative.errors import NarrativeError
 from narrative.hashing import sha256_of
+from narrative.settings import CommonSettings, read_settings
 
 _PROFILE = "embedded"
 
@@ -89,6 +92,7 @@ def story(
     folder = output or default_folder(file, digest)
     check_folder(folder)
     if start:
+        check_startable(state_file(read_settings(CommonSettings).data_dir), 0)
         pull_all(Catalogue().for_profile(_PROFILE))
         if ended_by := asyncio.run(heeding_signals(_with_ensemble(file, digest, folder, chosen, stages, api_key))):
             raise typer.Exit(128 + ended_by)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import httpx
 import pytest
 from rich.cells import cell_len
 
-from narrative.catalogue import Catalogue
+from narrative.catalogue import Catalogue, ModelEntry
 from narrative.cli import ensemble, main
 from narrative.cli.adapter_files import _path
 from narrative.cli.client import Client, Event
@@ -34,6 +35,18 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
         main.main()
     assert ended.value.code == 1
     return capsys.readouterr().err
+
+
+def fetching(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that were asked for are noted instead of fetched."""
+    fetched: list[str] = []
+
+    def note(entries: list[ModelEntry]) -> None:
+        fetched.extend(entry.id for entry in entries)
+
+    monkeypatch.setattr("narrative.cli.ensemble.pull_all", note)
+    monkeypatch.setattr("narrative.cli.story.pull_all", note)
+    return fetched
 
 
 @pytest.mark.parametrize("name", ["[/x].wav", "[red]a[/].wav", ":b:.wav", "a " * 60 + ".wav"])
@@ -83,15 +96,38 @@ def test_what_to_draw_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     )
 
 
-def test_a_second_ensemble_is_refused_before_it_is_started(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize("arguments", [("up",), ("up", "--detach"), ("story", "--up", "talk.wav")])
+def test_a_second_ensemble_is_refused_before_weights_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     state: dict[str, Any] = {"supervisor": os.getpid(), "started": start_time(os.getpid()), "processes": {}}
-    state_file(tmp_path).write_text(json.dumps(state | {"url": "http://here"}))
-    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    state_file(data_dir).write_text(json.dumps(state | {"url": "http://here"}))
+    (tmp_path / "talk.wav").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(data_dir))
+    fetched = fetching(monkeypatch)
     said = "Conflict: an ensemble runs already at http://here; stop it with `narrate down`\n"
-    assert told(monkeypatch, capsys, "up", "--detach") == said
-    assert list(tmp_path.iterdir()) == [state_file(tmp_path)]
+    assert told(monkeypatch, capsys, *arguments) == said
+    assert not fetched
+    assert list(data_dir.iterdir()) == [state_file(data_dir)]
+
+
+@pytest.mark.parametrize("detach", [(), ("--detach",)])
+def test_a_taken_port_is_refused_before_weights_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, detach: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
+    fetched = fetching(monkeypatch)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = f"Conflict: port {port} is taken; choose another with --port, or --port 0 for a free one\n"
+        assert told(monkeypatch, capsys, "up", "--port", port, *detach) == said
+    assert not fetched
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
