@@ -1,5 +1,8 @@
 """The two consoles of the command line: results go to standard output, everything else to standard error."""
 
+import contextlib
+import errno
+import os
 from typing import Annotated
 
 import typer
@@ -8,9 +11,26 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+
+class PipedConsole(Console):
+    """A console whose closed pipe is an error once; what is printed after that goes nowhere.
+
+    Rich's own ends the program instead, which no ``suppress(OSError)`` keeps from it.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Raises BrokenPipeError, with which typer ends a command quietly: its status is 1."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        # What could not be written is still in the stream, and would be tried again as the program ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 # Whatever is printed may hold what others wrote, and brackets and colons in that are neither markup nor emoji.
-out = Console(markup=False, emoji=False, highlight=False)
-err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+out = PipedConsole(markup=False, emoji=False, highlight=False)
+err = PipedConsole(stderr=True, markup=False, emoji=False, highlight=False)
 # Wider than any table: what is no terminal has no width.
 _WIDE = 10_000
 
@@ -30,7 +50,7 @@ def print_table(table: Table, *, last_below: bool = False) -> None:
     for column in table.columns:
         column.overflow = "fold"
     if not out.is_terminal:
-        Console(width=_WIDE, markup=False, emoji=False, highlight=False).print(table)
+        PipedConsole(width=_WIDE, markup=False, emoji=False, highlight=False).print(table)
         return
     longest, *others = map(_width, table.columns)
     # With the lines between columns; at least a few characters are left to each of the others.

@@ -103,7 +103,7 @@ async def ensemble(port: int, profile_name: str, *, show_logs: bool) -> AsyncIte
 
     def on_line(name: str, line: str) -> None:
         if showing:
-            # A terminal may be gone, and the line is in the log as well.
+            # A terminal may be gone, or a pipe closed, and the line is in the log as well.
             with contextlib.suppress(OSError):
                 err.print(Text.assemble((f"{name:<12}", colour.get(name, "bold")), " ", line))
 

@@ -116,6 +116,32 @@ def test_nothing_is_left_of_an_ensemble(
         assert (tmp_path / "posted").read_text() == "/v1/narratives\n/v1/narratives/7/cancel\n"
 
 
+def test_an_ensemble_whose_log_nobody_reads_any_more_goes_on(tmp_path: Path) -> None:
+    """`narrate up 2>&1 | grep -m1 ready`."""
+    command = [sys.executable, str(PROGRAMS / "narrate_up.py"), "up", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(PROGRAMS), "NARRATIVE_DATA_DIR": str(tmp_path)}
+    narrate = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
+    try:
+        assert narrate.stdout is not None
+        while b"ready at" not in narrate.stdout.readline():
+            assert narrate.poll() is None
+        narrate.stdout.close()
+        first = json.loads(state_file(tmp_path).read_text())["processes"]["asr"]
+        # What is said of it, by the supervisor and by the next one, finds the pipe closed.
+        os.kill(first, signal.SIGKILL)
+        until_s = time.monotonic() + 20
+        while json.loads(state_file(tmp_path).read_text())["processes"]["asr"] == first:
+            assert narrate.poll() is None
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+        narrate.terminate()
+        assert narrate.wait(timeout=20) == 0
+        assert not state_file(tmp_path).exists()
+    finally:
+        narrate.kill()
+        narrate.wait()
+
+
 async def test_what_must_not_be_cut_short_is_heard_out() -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
     done: list[str] = []

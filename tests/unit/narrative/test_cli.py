@@ -20,7 +20,7 @@ from narrative.catalogue import Catalogue, ModelEntry
 from narrative.cli import ensemble, main
 from narrative.cli.adapter_files import _path
 from narrative.cli.client import Client, Event
-from narrative.cli.console import out
+from narrative.cli.console import PipedConsole, out
 from narrative.cli.output import check_file, check_folder, write
 from narrative.cli.running import start_time, state_file
 from narrative.cli.story import follow
@@ -328,6 +328,36 @@ async def test_what_is_stopping_is_stopped_whatever_comes(monkeypatch: pytest.Mo
     with pytest.raises(asyncio.CancelledError):
         await running
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("arguments", [("models", "list"), ("status",), ("story", "nowhere.wav")])
+def test_where_nobody_reads_it_ends_quietly(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """`narrate models list | head`, where both pipes are closed and where only that of the results is."""
+    for errors_too in (False, True):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ended = subprocess.run(
+            [sys.executable, "-m", "narrative.cli.main", *arguments],
+            env=os.environ | {"NARRATIVE_DATA_DIR": str(tmp_path)},
+            stdout=writer,
+            stderr=writer if errors_too else subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+        os.close(writer)
+        assert ended.returncode == 1
+        assert ended.stderr is None or b"Traceback" not in ended.stderr
+        assert ended.stderr is None or b"ignored" not in ended.stderr
+
+
+def test_a_closed_pipe_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        console = PipedConsole(file=pipe)
+        with pytest.raises(BrokenPipeError):
+            console.print("one")
+        console.print("two")
 
 
 def test_an_adapter_is_no_path() -> None:
