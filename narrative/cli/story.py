@@ -34,6 +34,8 @@ from narrative.hashing import sha256_of
 from narrative.settings import CommonSettings, read_settings
 
 _PROFILE = "embedded"
+# How long a story that is ended waits for the id of what is being sent.
+SENDING_TIMEOUT_S = 10.0
 
 
 def story(
@@ -106,18 +108,33 @@ async def _with_ensemble(
 ) -> None:
     async with ensemble(0, _PROFILE, show_logs=False) as supervisor:
         with Client(supervisor.url, api_key) as client:
-            narrative_id = await asyncio.to_thread(send, client, file, options)
+            sending = asyncio.create_task(asyncio.to_thread(send, client, file, options))
             try:
+                narrative_id = await asyncio.shield(sending)
                 await asyncio.to_thread(receive, client, narrative_id, sha256, folder, stages)
             except BaseException:
                 # Whatever it was: jobs are durable, and the next ensemble in this data folder would go on with it.
                 # A terminal that is gone is noticed by what is written, and then its signal comes.
-                await heard_out(asyncio.to_thread(cancel, client, narrative_id))
+                await heard_out(_cancel_sent(client, sending))
                 raise
 
 
+async def _cancel_sent(client: Client, sending: asyncio.Task[str]) -> None:
+    """Cancels a narrative, also one that is being sent: a thread goes on with that, and its job has no id before.
+
+    Sending that takes longer than SENDING_TIMEOUT_S is left to break when the client closes.
+    """
+    await asyncio.wait({sending}, timeout=SENDING_TIMEOUT_S)
+    if sending.done() and sending.exception() is None:
+        await asyncio.to_thread(cancel, client, sending.result())
+
+
 def make_story(client: Client, file: Path, sha256: str, folder: Path, options: dict[str, Any], stages: bool) -> None:
-    """Sends a recording, follows its progress, and writes the story; Ctrl-C cancels the job."""
+    """Sends a recording, follows its progress, and writes the story.
+
+    Ctrl-C cancels the job. While the recording is being sent it breaks that off, and a gateway that has all of it by
+    then but has not answered yet tells the story all the same.
+    """
     narrative_id = send(client, file, options)
     try:
         receive(client, narrative_id, sha256, folder, stages)

@@ -1,9 +1,11 @@
 """`narrate story`: what is asked of the gateway, and what is written."""
 
+import asyncio
 import errno
 import json
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -237,3 +239,71 @@ def test_a_story_that_cannot_be_received_is_cancelled_before_its_ensemble_ends(
     assert ended.value.code == 1
     assert done == ["POST /v1/narratives/7/cancel", "stopped"]
     assert capsys.readouterr().err == f"{said}Refused by the system: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("sent", [True, False])
+async def test_a_story_that_is_ended_while_it_is_sent_is_cancelled_before_its_ensemble_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sent: bool
+) -> None:
+    """One that was refused leaves nothing to be cancelled."""
+    done: list[str] = []
+    sending, go_on = threading.Event(), threading.Event()
+
+    @asynccontextmanager
+    async def ensemble(*_: Any, **__: Any) -> AsyncIterator[SimpleNamespace]:
+        try:
+            yield SimpleNamespace(url="http://gateway")
+        finally:
+            done.append("stopped")
+
+    def send(*_: Any) -> str:
+        sending.set()
+        assert go_on.wait(10)
+        if not sent:
+            raise ApiError("too long")
+        return "7"
+
+    def answer(client: Client, method: str, path: str, **_: Any) -> httpx.Response:
+        del client
+        done.append(f"{method} {path}")
+        return httpx.Response(200, json={"status": "cancelled"})
+
+    monkeypatch.setattr(story, "ensemble", ensemble)
+    monkeypatch.setattr(story, "send", send)
+    monkeypatch.setattr(Client, "request", answer)
+    telling = asyncio.create_task(story._with_ensemble(tmp_path / "talk.wav", DIGEST, tmp_path, {}, False, ""))
+    assert await asyncio.to_thread(sending.wait, 10)
+    telling.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await telling
+
+    assert done == ["POST /v1/narratives/7/cancel", "stopped"][not sent :]
+
+
+async def test_a_recording_that_is_sent_for_too_long_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sending, stopped = threading.Event(), threading.Event()
+
+    @asynccontextmanager
+    async def ensemble(*_: Any, **__: Any) -> AsyncIterator[SimpleNamespace]:
+        try:
+            yield SimpleNamespace(url="http://gateway")
+        finally:
+            stopped.set()
+
+    def send(*_: Any) -> str:
+        sending.set()
+        assert stopped.wait(10)
+        return "7"
+
+    monkeypatch.setattr(story, "SENDING_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(story, "ensemble", ensemble)
+    monkeypatch.setattr(story, "send", send)
+    telling = asyncio.create_task(story._with_ensemble(tmp_path / "talk.wav", DIGEST, tmp_path, {}, False, ""))
+    assert await asyncio.to_thread(sending.wait, 10)
+    telling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await telling
+    assert stopped.is_set()
