@@ -1,11 +1,13 @@
 """The ensemble that runs on this machine, as its state file tells of it."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 STOP_TIMEOUT_S = 40.0
 
@@ -29,10 +31,11 @@ def running_ensemble(path: Path) -> dict[str, object] | None:
 def left_behind(path: Path) -> str:
     """What there is to say of processes that still run though their supervisor was killed; empty where none do."""
     try:
-        processes = json.loads(path.read_text())["processes"]
+        names = list(_still_running(json.loads(path.read_text())))
     except (OSError, ValueError, KeyError):
         return ""
-    names = [] if running_ensemble(path) else [name for name, pid in processes.items() if _is_ours(pid)]
+    if running_ensemble(path):
+        return ""
     said = f"an ensemble was killed here, and of it still run: {', '.join(names)}; stop them with `narrate down`"
     return said if names else ""
 
@@ -48,7 +51,7 @@ def stop_ensemble(path: Path, timeout_s: float = 2 * STOP_TIMEOUT_S) -> bool:
     except (OSError, ValueError):
         return False
     supervised = running_ensemble(path) is not None
-    pids = [state["supervisor"]] if supervised else [pid for pid in state["processes"].values() if _is_ours(pid)]
+    pids = [state["supervisor"]] if supervised else list(_still_running(state).values())
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -77,10 +80,24 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether a process id still belongs to a process of the ensemble and not to a newer stranger."""
+def _still_running(state: dict[str, Any]) -> dict[str, int]:
+    """The processes of a state, by name, that still run."""
+    # Earlier versions wrote no times.
+    started = state.get("processes_started", {})
+    return {name: pid for name, pid in state["processes"].items() if _is_ours(pid, started.get(name))}
+
+
+def _is_ours(pid: int, started: str | None) -> bool:
+    """Whether a process id still belongs to a process of the ensemble and not to a newer stranger.
+
+    Args:
+        started: its start time; where it is not known, the process must run a module of an ensemble.
+    """
+    if started is not None:
+        return _is_alive(pid) and start_time(pid) == started
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return _is_alive(pid)
-    return b"services." in command or b"gateway" in command
+    modules = [after for option, after in itertools.pairwise(command) if option == b"-m"]
+    return any(module == b"gateway" or module.startswith(b"services.") for module in modules)

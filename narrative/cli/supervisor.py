@@ -37,6 +37,7 @@ class Managed:
     port: int
     log: Path
     process: asyncio.subprocess.Process | None = None
+    started: str | None = None
     ready: bool = False
     restarts: int = 0
     reader: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -173,6 +174,7 @@ class Supervisor:
             # Ctrl-C must reach the supervisor alone: it stops the others in order.
             start_new_session=True,
         )
+        managed.started = start_time(managed.process.pid)
         managed.reader = asyncio.create_task(self._read(managed, managed.process))
 
     async def _read(self, managed: Managed, process: asyncio.subprocess.Process) -> None:
@@ -194,13 +196,14 @@ class Supervisor:
                 self._on_line(managed.name, line.decode(errors="replace").rstrip())
 
     def _write_state(self, *, ready: bool) -> None:
-        pids = {m.name: m.process.pid for m in self.processes if m.process is not None}
+        spawned = [(managed, managed.process) for managed in self.processes if managed.process is not None]
         state = {
             "url": self.url,
             "ready": ready,
             "supervisor": os.getpid(),
             "started": start_time(os.getpid()),
-            "processes": pids,
+            "processes": {managed.name: process.pid for managed, process in spawned},
+            "processes_started": {managed.name: managed.started for managed, _ in spawned},
         }
         temporary = self._state_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(state))

@@ -8,14 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from narrative.cli.ensemble import ensemble
-from narrative.cli.running import running_ensemble, start_time, state_file, stop_ensemble
+from narrative.cli.running import left_behind, running_ensemble, start_time, state_file, stop_ensemble
 from narrative.cli.supervisor import Supervisor, is_ready
 from narrative.errors import Conflict, ServiceUnavailable
 from narrative.profiles import ProcessSpec, Profile
@@ -62,6 +62,7 @@ async def test_it_starts_says_where_it_is_and_leaves_nothing_behind(supervisor: 
     state = running_ensemble(state_file(tmp_path))
     assert state is not None
     assert (state["url"], state["ready"]) == (supervisor.url, True)
+    assert state["processes_started"] == {"gateway": start_time(process.pid)}
     assert f"hello from {process.pid}" in (tmp_path / "logs" / "gateway.log").read_text()
 
     await supervisor.stop()
@@ -201,6 +202,54 @@ def test_a_stranger_with_the_number_of_a_supervisor_is_left_alone(tmp_path: Path
 
     assert running_ensemble(state_file(tmp_path)) is None
     assert stop_ensemble(state_file(tmp_path)) is False
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing, with these arguments; the system shows them once it runs."""
+    command = [sys.executable, "-c", "input('>')", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b">"
+        yield process
+        process.kill()
+
+
+def left(data_dir: Path, pid: int, **more: Any) -> Path:
+    """The state that an ensemble of one process left when its supervisor was killed."""
+    state = {"url": "http://here", "ready": True, "supervisor": os.getpid(), "started": "1"}
+    state_file(data_dir).write_text(json.dumps({**state, "processes": {"gateway": pid}, **more}))
+    return state_file(data_dir)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (("-m", "gateway"), {"processes_started": {"gateway": "1"}}),
+        # An earlier version wrote no times.
+        (("/var/log/gateway.log",), {}),
+        (("-m", "my.services.clock"), {}),
+    ],
+)
+def test_a_stranger_with_the_number_of_a_process_is_left_alone(
+    tmp_path: Path, arguments: tuple[str, ...], more: dict[str, Any]
+) -> None:
+    with running(*arguments) as stranger:
+        path = left(tmp_path, stranger.pid, **more)
+
+        assert left_behind(path) == ""
+        assert stop_ensemble(path) is False
+        assert stranger.poll() is None
+
+
+@pytest.mark.parametrize("module", ["gateway", "services.prompt.llama_server"])
+def test_what_an_earlier_version_left_is_stopped(tmp_path: Path, module: str) -> None:
+    with running("-m", module) as process:
+        path = left(tmp_path, process.pid)
+
+        assert "of it still run: gateway" in left_behind(path)
+        assert stop_ensemble(path) is True
+        assert process.wait() == -signal.SIGTERM
 
 
 def test_a_supervisor_that_was_killed_no_longer_runs(tmp_path: Path) -> None:
