@@ -27,7 +27,7 @@ from narrative.cli.recording import (
     check_recording,
 )
 from narrative.cli.running import state_file
-from narrative.cli.story_folder import default_folder, write_story
+from narrative.cli.story_folder import default_folder, own_folder, write_story
 from narrative.cli.supervisor import check_startable
 from narrative.errors import NarrativeError
 from narrative.hashing import sha256_of
@@ -91,27 +91,26 @@ def story(
     chosen = {key: value for key, value in options.items() if value not in ("", None)}
     # Once, and now: a recording may be moved before its story is told.
     digest = sha256_of(file)
-    folder = output or default_folder(file, digest)
-    check_folder(folder)
+    check_folder(output or default_folder(file, digest))
     if start:
         check_startable(state_file(read_settings(CommonSettings).data_dir), 0)
         pull_all(Catalogue().for_profile(_PROFILE))
-        if ended_by := asyncio.run(heeding_signals(_with_ensemble(file, digest, folder, chosen, stages, api_key))):
+        if ended_by := asyncio.run(heeding_signals(_with_ensemble(file, digest, output, chosen, stages, api_key))):
             raise typer.Exit(128 + ended_by)
     else:
         with open_client(url, api_key) as client:
-            make_story(client, file, digest, folder, chosen, stages)
+            make_story(client, file, digest, output, chosen, stages)
 
 
 async def _with_ensemble(
-    file: Path, sha256: str, folder: Path, options: dict[str, Any], stages: bool, api_key: str
+    file: Path, sha256: str, output: Path | None, options: dict[str, Any], stages: bool, api_key: str
 ) -> None:
     async with ensemble(0, _PROFILE, show_logs=False) as supervisor:
         with Client(supervisor.url, api_key) as client:
             sending = asyncio.create_task(asyncio.to_thread(send, client, file, options))
             try:
                 narrative_id = await asyncio.shield(sending)
-                await asyncio.to_thread(receive, client, narrative_id, sha256, folder, stages)
+                await asyncio.to_thread(receive, client, narrative_id, file, sha256, output, stages)
             except BaseException:
                 # Whatever it was: jobs are durable, and the next ensemble in this data folder would go on with it.
                 # A terminal that is gone is noticed by what is written, and then its signal comes.
@@ -129,7 +128,9 @@ async def _cancel_sent(client: Client, sending: asyncio.Task[str]) -> None:
         await asyncio.to_thread(cancel, client, sending.result())
 
 
-def make_story(client: Client, file: Path, sha256: str, folder: Path, options: dict[str, Any], stages: bool) -> None:
+def make_story(
+    client: Client, file: Path, sha256: str, output: Path | None, options: dict[str, Any], stages: bool
+) -> None:
     """Sends a recording, follows its progress, and writes the story.
 
     Ctrl-C cancels the job. While the recording is being sent it breaks that off, and a gateway that has all of it by
@@ -137,7 +138,7 @@ def make_story(client: Client, file: Path, sha256: str, folder: Path, options: d
     """
     narrative_id = send(client, file, options)
     try:
-        receive(client, narrative_id, sha256, folder, stages)
+        receive(client, narrative_id, file, sha256, output, stages)
     except KeyboardInterrupt:
         cancel(client, narrative_id)
         raise
@@ -157,11 +158,16 @@ def cancel(client: Client, narrative_id: str) -> None:
             err.print("cancelled")
 
 
-def receive(client: Client, narrative_id: str, sha256: str, folder: Path, stages: bool) -> None:
-    """Follows a narrative's progress and writes its story, with the digest of its recording."""
+def receive(client: Client, narrative_id: str, file: Path, sha256: str, output: Path | None, stages: bool) -> None:
+    """Follows a narrative's progress and writes its story, with the digest of its recording.
+
+    Args:
+        output: folder for the story; without one, the default folder as it is found when the story is there.
+    """
     follow(client, narrative_id)
-    write_story(client, narrative_id, folder, sha256)
-    told = json.loads((folder / "story.json").read_text(encoding="utf-8"))
+    with own_folder(file, sha256) if output is None else nullcontext(output) as folder:
+        write_story(client, narrative_id, folder, sha256)
+        told = json.loads((folder / "story.json").read_text(encoding="utf-8"))
     if stages:
         show_stages(told)
     else:

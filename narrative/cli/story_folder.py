@@ -1,7 +1,12 @@
 """The folder of a story: its files, and what an earlier story left there."""
 
+import fcntl
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,24 @@ def default_folder(file: Path, sha256: str) -> Path:
     Args:
         sha256: of the recording.
     """
-    folder = Path("stories") / file.stem
-    number = 1
-    while not _is_of(_earlier_story(folder), file.name, sha256):
-        number += 1
-        folder = folder.with_name(f"{file.stem}-{number}")
-    return folder
+    return next(folder for folder in _folders(file) if _is_of(_earlier_story(folder), file.name, sha256))
+
+
+@contextmanager
+def own_folder(file: Path, sha256: str) -> Iterator[Path]:
+    """The default folder for the story of a recording, made, and nobody else's as long as the block lasts.
+
+    Where another story is just being written, it waits: only then can be seen whose it is.
+
+    Args:
+        sha256: of the recording.
+    """
+    for folder in _folders(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if _is_of(_earlier_story(folder), file.name, sha256):
+                yield folder
+                return
 
 
 def write_story(client: Client, narrative_id: str, folder: Path, sha256: str) -> None:
@@ -54,6 +71,26 @@ def write_story(client: Client, narrative_id: str, folder: Path, sha256: str) ->
     part = folder / "story.json.part"
     part.write_text(json.dumps(told, ensure_ascii=False, indent=2), encoding="utf-8")
     part.replace(folder / "story.json")
+
+
+def _folders(file: Path) -> Iterator[Path]:
+    """Where the story of a recording may go, the best first."""
+    yield Path("stories") / file.stem
+    for number in count(2):
+        yield Path("stories") / f"{file.stem}-{number}"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits for whoever has a folder and has it then; a program that is killed has it no longer."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Not every file system knows locks, and a story that was told is to be written.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _earlier_story(folder: Path) -> dict[str, Any]:

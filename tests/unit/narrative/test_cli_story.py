@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import pytest
 
 from narrative.cli import main, story
 from narrative.cli.client import ApiError, Client
-from narrative.cli.story_folder import default_folder, write_story
+from narrative.cli.story_folder import default_folder, own_folder, write_story
 from narrative.errors import ServiceUnavailable
 from narrative.hashing import sha256_of
 
@@ -178,6 +179,70 @@ def test_another_recording_of_the_same_name_gets_a_folder_of_its_own(
     assert default_folder(first, sha256_of(first)) == Path("stories/talk")
     third = Path("talk.wav")
     assert default_folder(third, sha256_of(third)) == Path("stories/talk-3")
+
+
+def test_a_recording_of_the_same_name_that_is_told_meanwhile_keeps_its_story(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def tell(recording: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["narrate", "story", recording])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert not ended.value.code
+
+    def take(client: Client, audio: Path, options: dict[str, Any]) -> dict[str, Any]:
+        del client, options
+        if audio.name == "talk.m4a":
+            tell("talk.mp3")
+        return {"id": "1"}
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("talk.m4a", "talk.mp3"):
+        Path(name).write_text(name)
+    monkeypatch.setattr(Client, "create_narrative", take)
+    monkeypatch.setattr(story, "follow", lambda *_: None)
+    monkeypatch.setattr(story, "show_summary", lambda *_: None)
+    monkeypatch.setattr(story, "open_client", lambda *_: Gateway(1, WHOLE, []))
+    tell("talk.m4a")
+
+    assert capsys.readouterr().out == "story: stories/talk/story.html\nstory: stories/talk-2/story.html\n"
+    for folder, name in (("talk", "talk.mp3"), ("talk-2", "talk.m4a")):
+        written = json.loads(Path("stories", folder, "story.json").read_text())
+        assert written["recording_sha256"] == sha256_of(Path(name))
+
+
+def test_a_folder_is_one_recording_s_while_its_story_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = Path("talk.m4a"), Path("talk.mp3")
+
+    def tell(file: Path, sha256: str) -> Path:
+        with own_folder(file, sha256) as folder:
+            write_story(Gateway(1, WHOLE, [], file.name), "1", folder, sha256)
+            return folder
+
+    with ThreadPoolExecutor() as pool:
+        with own_folder(first, "1" * 64) as folder:
+            others = [pool.submit(tell, second, "2" * 64), pool.submit(tell, first, "1" * 64)]
+            # They would be done by then.
+            assert not wait(others, timeout=0.5).done
+            write_story(Gateway(1, WHOLE, [], first.name), "1", folder, "1" * 64)
+        assert [folder, *(other.result(10) for other in others)] == [
+            Path("stories/talk"),
+            Path("stories/talk-2"),
+            Path("stories/talk"),
+        ]
+
+
+def test_a_file_system_without_locks_has_stories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with own_folder(Path("talk.wav"), DIGEST) as folder:
+        assert folder.is_dir()
 
 
 def test_a_recording_that_is_moved_meanwhile_has_its_story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
