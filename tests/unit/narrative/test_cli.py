@@ -65,7 +65,8 @@ def test_what_the_system_refuses_is_one_line(
     problem = f"{file / 'below'} cannot be written: {file} is no folder"
     assert told(monkeypatch, capsys, "status") == f"no ensemble can run here: NARRATIVE_DATA_DIR: {problem}\n"
     monkeypatch.setattr("narrative.cli.ensemble.pull_all", lambda _: None)
-    assert told(monkeypatch, capsys, "up") == f"Refused by the system: {file / 'below' / 'logs'}: Not a directory\n"
+    said = f"Refused by the system: {file / 'below' / 'logs'}: Not a directory\n"
+    assert told(monkeypatch, capsys, "up", "--port", "0") == said
 
 
 def test_where_no_ensemble_runs_is_said(
@@ -296,7 +297,7 @@ def test_an_ensemble_that_nobody_waits_for_any_more_is_stopped(monkeypatch: pyte
     monkeypatch.setattr("narrative.cli.ensemble.subprocess.Popen", Sleeping)
     monkeypatch.setattr("narrative.cli.ensemble.running_ensemble", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ensemble.up(detach=True)
+        ensemble.up(detach=True, port=0)
     try:
         assert started[0].wait(timeout=10) == -signal.SIGTERM
     finally:

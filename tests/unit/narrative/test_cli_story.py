@@ -6,9 +6,9 @@ import json
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -268,12 +268,8 @@ def test_a_recording_that_is_moved_meanwhile_has_its_story(monkeypatch: pytest.M
     assert json.loads((tmp_path / "story/story.json").read_text())["recording_sha256"] == digest
 
 
-@pytest.mark.parametrize(("status", "said"), [("cancelled", "cancelled\n"), ("succeeded", "")])
-def test_a_story_that_cannot_be_received_is_cancelled_before_its_ensemble_ends(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, status: str, said: str
-) -> None:
-    """One that has ended stays as it is, and nothing is said of it."""
-    done: list[str] = []
+def ensemble_that_ends(done: list[str]) -> Callable[..., AbstractAsyncContextManager[SimpleNamespace]]:
+    """In place of ``narrative.cli.ensemble.ensemble``: notes in ``done`` when it has stopped."""
 
     @asynccontextmanager
     async def ensemble(*_: Any, **__: Any) -> AsyncIterator[SimpleNamespace]:
@@ -281,6 +277,16 @@ def test_a_story_that_cannot_be_received_is_cancelled_before_its_ensemble_ends(
             yield SimpleNamespace(url="http://gateway")
         finally:
             done.append("stopped")
+
+    return ensemble
+
+
+@pytest.mark.parametrize(("status", "said"), [("cancelled", "cancelled\n"), ("succeeded", "")])
+def test_a_story_that_cannot_be_received_is_cancelled_before_its_ensemble_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, status: str, said: str
+) -> None:
+    """One that has ended stays as it is, and nothing is said of it."""
+    done: list[str] = []
 
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -292,8 +298,9 @@ def test_a_story_that_cannot_be_received_is_cancelled_before_its_ensemble_ends(
 
     recording = tmp_path / "talk.wav"
     recording.touch()
+    monkeypatch.setenv("NARRATIVE_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(story, "pull_all", lambda _: None)
-    monkeypatch.setattr(story, "ensemble", ensemble)
+    monkeypatch.setattr(story, "ensemble", ensemble_that_ends(done))
     monkeypatch.setattr(story, "send", lambda *_: "7")
     monkeypatch.setattr(story, "receive", refuse)
     monkeypatch.setattr(Client, "request", answer)
@@ -314,13 +321,6 @@ async def test_a_story_that_is_ended_while_it_is_sent_is_cancelled_before_its_en
     done: list[str] = []
     sending, go_on = threading.Event(), threading.Event()
 
-    @asynccontextmanager
-    async def ensemble(*_: Any, **__: Any) -> AsyncIterator[SimpleNamespace]:
-        try:
-            yield SimpleNamespace(url="http://gateway")
-        finally:
-            done.append("stopped")
-
     def send(*_: Any) -> str:
         sending.set()
         assert go_on.wait(10)
@@ -333,7 +333,7 @@ async def test_a_story_that_is_ended_while_it_is_sent_is_cancelled_before_its_en
         done.append(f"{method} {path}")
         return httpx.Response(200, json={"status": "cancelled"})
 
-    monkeypatch.setattr(story, "ensemble", ensemble)
+    monkeypatch.setattr(story, "ensemble", ensemble_that_ends(done))
     monkeypatch.setattr(story, "send", send)
     monkeypatch.setattr(Client, "request", answer)
     telling = asyncio.create_task(story._with_ensemble(tmp_path / "talk.wav", DIGEST, tmp_path, {}, False, ""))
