@@ -12,6 +12,8 @@ from tests.integration.gateway.conftest import Api, serving, wav
 from tests.integration.gateway.fakes import Script, ensemble
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+# LoRA adapters of the writer, as its service lists them.
+ADAPTERS = ["storyteller"]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -22,7 +24,7 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
     def models(service: str, script: Script) -> list[common_pb2.Model]:
         found = listed(service, script)
         if service == "prompt":
-            found.append(common_pb2.Model(id="storyteller", task="TASK_SCENE_WRITING", languages=["en"]))
+            found += [common_pb2.Model(id=name, task="TASK_SCENE_WRITING", languages=["en"]) for name in ADAPTERS]
         found[0].languages[:] = {"asr": ["de", "en", "ru"], "translation": ["ru"]}.get(service, found[0].languages)
         return found
 
@@ -89,3 +91,10 @@ async def test_scenes_are_written_by_the_model_that_was_asked_for(api: Api) -> N
     assert (await api.finished(await api.create({"scene_model": "storyteller"})))["status"] == "succeeded"
     described = [one for one in api.ensemble.script.requests if isinstance(one, prompt_pb2.DescribeSpeakerRequest)]
     assert [one.model for one in described] == ["storyteller", "storyteller"]
+
+
+async def test_a_writer_that_was_added_a_moment_ago_can_be_asked_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.ensemble.script.reset()
+    await api.http.get("/v1/models")
+    monkeypatch.setitem(globals(), "ADAPTERS", ["storyteller", "poet"])
+    assert (await api.finished(await api.create({"scene_model": "poet"})))["status"] == "succeeded"
