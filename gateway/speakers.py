@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from gateway.clients import Drawn, Services
+from gateway.clients import Drawn, Services, names_of
 from gateway.options import NarrativeOptions
 from gateway.progress import Progress
 from gateway.store import image_key
@@ -29,7 +29,7 @@ ImageDone = Callable[[dict[str, Any]], None]
 def readable_languages(models: Sequence[common_pb2.Model], writer: str = "") -> frozenset[str]:
     """Languages that the scene writer of that name reads, the default one for an empty name; empty for no limits."""
     # One that was added a moment ago is not in every list; it reads what the model reads that it adapts.
-    known = writer if writer in {model.id for model in models} else ""
+    known = writer if writer in names_of(models, common_pb2.TASK_SCENE_WRITING) else ""
     return frozenset(_chosen(models, common_pb2.TASK_SCENE_WRITING, known).languages)
 
 

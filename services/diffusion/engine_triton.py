@@ -77,7 +77,8 @@ class TritonEngine:
                 emit(Finished(answer.error))
             else:
                 event = read_event(diffusion_pb2.GenerateImagesResponse.FromString(answer))
-                unfinished -= isinstance(event, Step) and event.step == event.num_steps
+                if isinstance(event, Step) and event.step == event.num_steps:
+                    unfinished -= 1
                 emit(event)
             return not unfinished
 

@@ -29,7 +29,7 @@ Message = Mapping[str, str]
 Schema = Mapping[str, Any]
 # A server with slots has few; one that takes many calls at a time shares between them what it has read.
 WARM_SLOTS = 4
-# Of the time in which a gateway wants its answer.
+# Half of what a gateway waits for a list of models before it takes a narrative unchecked.
 LOOK_S = 0.2
 _LIST_S = 5.0
 log = structlog.get_logger()
