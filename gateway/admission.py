@@ -28,6 +28,7 @@ class Order:
     Attributes:
         audio_digest: names the recording's bytes: their SHA-256, or the key of an uploaded object.
         store_audio: writes the recording under the key it is given.
+        audio: the recording, where it is small enough to be at hand.
     """
 
     options: NarrativeOptions
@@ -36,6 +37,7 @@ class Order:
     media_type: str
     audio_bytes: int
     store_audio: Callable[[str], Awaitable[None]]
+    audio: bytes = b""
 
 
 async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: str | None) -> Job:
@@ -68,8 +70,7 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
         options=options,
     )
     try:
-        await order.store_audio(audio_key(job.id))
-        kept = await gateway.narrator.accept(job)
+        kept = await gateway.narrator.accept(job, lambda: order.store_audio(audio_key(job.id)), order.audio)
     except BaseException:
         await gateway.objects.delete_folder(f"narratives/{job.id}")
         raise

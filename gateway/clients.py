@@ -35,7 +35,9 @@ FULL_NAMES = {
 }
 
 
-_CHUNK_BYTES = 256 * 1024
+# A message above 128 KiB is memory that glibc maps anew, and copied several times on its way: a recording of 430 kB
+# takes 1.9 ms in messages of this size, and 2.4 ms in one.
+_CHUNK_BYTES = 96 * 1024
 # Less than the translation service takes in one request (its max_texts), and soon done: others wait behind it, and
 # their clocks run.
 _TEXTS_AT_ONCE = 64
@@ -85,7 +87,7 @@ class Services:
     async def transcribe(
         self, options: asr_pb2.TranscribeOptions, audio: AsyncIterator[bytes]
     ) -> AsyncIterator[asr_pb2.TranscribeResponse]:
-        """Sends a recording in chunks of at most 1 MiB and yields progress, segments and the summary.
+        """Sends a recording, which comes in pieces of any size, and yields progress, segments and the summary.
 
         The service's first answer comes when a worker takes the call: from then on it has ``asr_deadline_s``, however
         long others were heard before it. That the service itself is gone is found out by the channel.
@@ -96,8 +98,9 @@ class Services:
 
         async def requests() -> AsyncIterator[asr_pb2.TranscribeRequest]:
             yield asr_pb2.TranscribeRequest(options=options)
-            async for chunk in audio:
-                yield asr_pb2.TranscribeRequest(chunk=chunk)
+            async for piece in audio:
+                for chunk in _chunks(piece):
+                    yield asr_pb2.TranscribeRequest(chunk=chunk)
 
         allowed_s = self._settings.asr_deadline_s
         with rpc_errors("asr"):
@@ -177,8 +180,8 @@ class Services:
             options.frame_bytes[:] = [len(picture) for picture in pictures]
             yield diffusion_pb2.EditImagesRequest(options=options)
             for picture in pictures:
-                for start in range(0, len(picture), _CHUNK_BYTES):
-                    yield diffusion_pb2.EditImagesRequest(chunk=picture[start : start + _CHUNK_BYTES])
+                for chunk in _chunks(picture):
+                    yield diffusion_pb2.EditImagesRequest(chunk=chunk)
 
         call = self._diffusion.EditImages(
             requests(), timeout=self._settings.diffusion_deadline_s, metadata=call_metadata()
@@ -259,6 +262,11 @@ class Services:
         if response.status != health_pb2.HealthCheckResponse.SERVING:
             return f"{service} is not ready: it is loading its models or shutting down"
         return ""
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), _CHUNK_BYTES):
+        yield data[start : start + _CHUNK_BYTES]
 
 
 async def _drawn(call: Any) -> AsyncIterator[diffusion_pb2.Step | Drawn]:

@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 import structlog
@@ -24,15 +25,8 @@ FINISHED = "finished"
 # The end of a run that was taken up again.
 STOPPED = "stopped"
 
-_APPEND = sa.text(
-    """
-    INSERT INTO narrative_events (narrative_id, seq, key, type, data)
-    SELECT CAST(:narrative_id AS VARCHAR(32)), coalesce(max(seq), 0) + 1, :key, :type, :data
-    FROM narrative_events WHERE narrative_id = CAST(:narrative_id AS VARCHAR(32))
-    ON CONFLICT (narrative_id, key) DO NOTHING
-    RETURNING seq
-    """
-)
+# What happened: a key that names it, its type, its data.
+Happened: TypeAlias = tuple[str, str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +44,36 @@ class Event:
     data: str
 
 
-def append(connection: sa.Connection, narrative_id: str, key: str, kind: str, data: dict[str, Any]) -> Event | None:
-    """Adds an event inside a transaction; None where one of that key is there already."""
-    text = json.dumps(data, ensure_ascii=False)
-    values = {"narrative_id": narrative_id, "key": key, "type": kind, "data": text}
-    row = connection.execute(_APPEND, values).first()
-    return None if row is None else Event(row.seq, kind, text)
+def append(connection: sa.Connection, narrative_id: str, happened: Sequence[Happened]) -> list[Event]:
+    """Adds events inside a transaction, except those of a key that is there already; returns those added, in order."""
+    values: dict[str, Any] = {"narrative_id": narrative_id}
+    added: dict[str, tuple[str, str]] = {}
+    for position, (key, kind, data) in enumerate(happened):
+        text = json.dumps(data, ensure_ascii=False)
+        values |= {f"key_{position}": key, f"type_{position}": kind, f"data_{position}": text}
+        added[key] = kind, text
+    rows = connection.execute(_statement(len(happened)), values)
+    return sorted((Event(row.seq, *added[row.key]) for row in rows), key=lambda event: event.seq)
+
+
+@cache
+def _statement(count: int) -> sa.TextClause:
+    """One statement for ``count`` events: each costs a round trip, or the work of SQLAlchemy, of its own."""
+    rows = ", ".join(f"({n}, :key_{n}, :type_{n}, :data_{n})" for n in range(count))
+    return sa.text(
+        f"""
+        INSERT INTO narrative_events (narrative_id, seq, key, type, data)
+        WITH kept AS (SELECT seq, key FROM narrative_events WHERE narrative_id = CAST(:narrative_id AS VARCHAR(32)))
+        SELECT
+            CAST(:narrative_id AS VARCHAR(32)),
+            (SELECT coalesce(max(seq), 0) FROM kept) + row_number() OVER (ORDER BY column1),
+            column2, column3, column4
+        FROM (VALUES {rows}) AS happened
+        WHERE column2 NOT IN (SELECT key FROM kept)
+        ON CONFLICT (narrative_id, key) DO NOTHING
+        RETURNING seq, key
+        """  # noqa: S608 - numbers only; what callers say goes in as parameters
+    )
 
 
 class Emitter:
@@ -64,13 +82,15 @@ class Emitter:
     Args:
         log: where they go.
         job_id: whose they are.
+        held: nothing is added before ``release``.
     """
 
-    def __init__(self, log: "EventLog", job_id: str) -> None:
+    def __init__(self, log: "EventLog", job_id: str, *, held: bool = False) -> None:
         self._log = log
         self._job_id = job_id
+        self._held = held
         self._emitted: set[str] = set()
-        self._collected: list[tuple[str, str, dict[str, Any]]] = []
+        self._collected: list[Happened] = []
         self._writes: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._waits = 0
@@ -81,8 +101,12 @@ class Emitter:
             return
         self._emitted.add(key)
         self._collected.append((key, kind, data))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_COLLECT_S, self._write)
+        self._write_soon()
+
+    def release(self) -> None:
+        """Lets the events go that were held."""
+        self._held = False
+        self._write_soon()
 
     async def waiting(self, error: NarrativeError) -> None:
         """Says that the job waits for a service, and why."""
@@ -91,23 +115,26 @@ class Emitter:
         now = datetime.now(UTC).isoformat()
         self.emit(f"waiting:{now}:{self._waits}", "waiting", {"detail": error.message})
 
-    async def flush(self) -> None:
-        """Returns when everything is in; what is written to the log from now on comes after it."""
+    async def rest(self) -> list[Happened]:
+        """What is still to be added, for the caller to add, once what is on its way is in."""
         collected = self._taken()
-        if collected:
-            await self._log.add(self._job_id, collected)
         await asyncio.gather(*self._writes)
+        return collected
 
     def discard(self) -> None:
         """Forgets what is not on its way."""
         self._taken()
+
+    def _write_soon(self) -> None:
+        if self._collected and self._timer is None and not self._held:
+            self._timer = asyncio.get_running_loop().call_later(_COLLECT_S, self._write)
 
     def _write(self) -> None:
         write = asyncio.create_task(self._log.add(self._job_id, self._taken()))
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
 
-    def _taken(self) -> list[tuple[str, str, dict[str, Any]]]:
+    def _taken(self) -> list[Happened]:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -128,35 +155,31 @@ class EventLog:
     def __init__(self, database: Database, poll_s: float) -> None:
         self._database = database
         self._poll_s = poll_s
-        self._listeners: dict[str, set[asyncio.Queue[Event | None]]] = defaultdict(set)
+        self._listeners: dict[str, set[asyncio.Queue[Sequence[Event] | None]]] = defaultdict(set)
         self._recent: dict[str, list[Event]] = {}
         self._closed = False
 
-    async def add(self, narrative_id: str, happened: Sequence[tuple[str, str, dict[str, Any]]]) -> None:
-        """Adds events in one commit and tells the listeners; what is there already by its key is not added again.
+    async def add(self, narrative_id: str, happened: Sequence[Happened]) -> None:
+        """Adds events in one commit and tells the listeners; what is there already by its key is not added again."""
+        added = await self._database.write(lambda connection: append(connection, narrative_id, happened))
+        self.publish(narrative_id, added)
 
-        Args:
-            happened: of every event its key, type and data.
-        """
-
-        def change(connection: sa.Connection) -> list[Event | None]:
-            return [append(connection, narrative_id, key, kind, data) for key, kind, data in happened]
-
-        for event in await self._database.write(change):
-            self.publish(narrative_id, event)
-
-    def publish(self, narrative_id: str, event: Event | None) -> None:
-        """Tells the listeners of this process of an event that is committed."""
-        if event is None:
+    def publish(self, narrative_id: str, added: Sequence[Event]) -> None:
+        """Tells the listeners of this process of events that are committed."""
+        if not added:
             return
+        for event in added:
+            self._remember(narrative_id, event)
+        for listener in self._listeners.get(narrative_id, ()):
+            listener.put_nowait(added)
+
+    def _remember(self, narrative_id: str, event: Event) -> None:
         recent = self._recent.setdefault(narrative_id, []) if event.seq == 1 else self._recent.get(narrative_id, [])
         if event.seq == len(recent) + 1 and event.type != FINISHED:
             recent.append(event)
         else:
             # It is over, or another process wrote the one before.
             self._recent.pop(narrative_id, None)
-        for listener in self._listeners.get(narrative_id, ()):
-            listener.put_nowait(event)
 
     async def since(self, narrative_id: str, seq: int) -> list[Event]:
         """Events after number ``seq``, in order."""
@@ -170,39 +193,44 @@ class EventLog:
 
     async def follow(
         self, narrative_id: str, seq: int, keep_alive_s: float, is_local: Callable[[], bool]
-    ) -> AsyncIterator[Event | None]:
-        """Yields events after number ``seq`` until the narrative has finished; None when nothing happened for a while.
+    ) -> AsyncIterator[Sequence[Event]]:
+        """Yields events after number ``seq``, those of a moment together, until the narrative has finished.
+
+        When nothing happened for a while it yields none.
 
         Args:
             is_local: says whether this process works on the narrative, and so hears of its events by itself.
         """
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        queue: asyncio.Queue[Sequence[Event] | None] = asyncio.Queue()
         self._listeners[narrative_id].add(queue)
         try:
             recent = self._recent.get(narrative_id)
-            missed = await self.since(narrative_id, seq) if recent is None else recent[seq:]
+            missed: Sequence[Event] = await self.since(narrative_id, seq) if recent is None else recent[seq:]
             silent_s = 0.0
             while not self._closed:
-                for event in missed:
-                    if event.seq <= seq:
-                        continue
-                    seq, silent_s = event.seq, 0.0
-                    yield event
-                    if event.type == FINISHED:
+                missed = [event for event in missed if event.seq > seq]
+                if missed:
+                    seq, silent_s = missed[-1].seq, 0.0
+                    yield missed
+                    if missed[-1].type == FINISHED:
                         return
                 wait_s = keep_alive_s if is_local() else min(self._poll_s, keep_alive_s)
                 try:
-                    heard = await asyncio.wait_for(queue.get(), wait_s)
+                    async with asyncio.timeout(wait_s):
+                        heard = [await queue.get()]
                 except TimeoutError:
                     missed = await self.since(narrative_id, seq)
                     silent_s += wait_s
                     if not missed and silent_s >= keep_alive_s:
                         silent_s = 0.0
-                        yield None
-                else:
-                    # A gap is an event of another process, or one committed but not told yet: the table knows.
-                    in_order = heard is not None and heard.seq <= seq + 1
-                    missed = [heard] if in_order and heard is not None else await self.since(narrative_id, seq)
+                        yield []
+                    continue
+                while not queue.empty():
+                    heard.append(queue.get_nowait())
+                missed = [event for events in heard for event in events or ()]
+                # A gap is an event of another process, or one committed but not told yet: the table knows.
+                if None in heard or not _is_gapless(seq, missed):
+                    missed = await self.since(narrative_id, seq)
         finally:
             self._listeners[narrative_id].discard(queue)
             if not self._listeners[narrative_id]:
@@ -214,3 +242,12 @@ class EventLog:
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.put_nowait(None)
+
+
+def _is_gapless(seq: int, heard: Sequence[Event]) -> bool:
+    """Whether every event after number ``seq`` comes right after the one before it."""
+    for event in heard:
+        if event.seq > seq + 1:
+            return False
+        seq = max(seq, event.seq)
+    return True

@@ -22,7 +22,7 @@ from gateway.patient_objects import PatientObjects
 from gateway.settings import GatewaySettings
 from gateway.store import dataset_key, sample_key
 from gateway.trainer import Trainer
-from gateway.worker import Worker
+from gateway.worker import Fresh, Worker
 from narrative.errors import (
     Cancelled,
     Conflict,
@@ -141,7 +141,6 @@ class FineTuner(Worker[FineTune]):
             events,
             settings.executor_id,
             kind="fine_tune",
-            step="train",
             path="/v1/fine-tunes",
             max_concurrent=settings.max_concurrent_fine_tunes,
         )
@@ -196,8 +195,11 @@ class FineTuner(Worker[FineTune]):
             )
         )
 
-    async def work(self, job: FineTune, emitter: Emitter, is_new: bool) -> dict[str, Any]:
+    async def work(self, job: FineTune, emitter: Emitter, fresh: Fresh | None) -> dict[str, Any]:
         """Trains, from the trainer's last checkpoint if there is one; returns the adapter's name and its measures."""
+        if fresh is not None:
+            # The trainer writes under the job's id: no other may turn out to have been asked for the same.
+            await fresh.kept.wait()
         objects = PatientObjects(self._objects, self._settings.retry_window_s, emitter.waiting)
         run = _Run(job, emitter, objects, self._trainer)
         result = None

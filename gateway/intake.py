@@ -37,9 +37,15 @@ class _StrictParser(MultiPartParser):
 
 @dataclass(frozen=True)
 class Recording:
-    """An upload that passed the checks; ``file`` lies on disk above a MiB and goes away with the request."""
+    """An upload that passed the checks.
+
+    Attributes:
+        file: lies on disk above a MiB, and goes away with the request.
+        content: the whole file where it is not above a MiB, else empty.
+    """
 
     file: IO[bytes]
+    content: bytes
     filename: str
     media_type: str
     size_bytes: int
@@ -107,9 +113,10 @@ async def checked_recording(form: FormData, settings: GatewaySettings) -> Record
     upload = file_part(form, settings.max_upload_bytes)
     size_bytes = upload.size or 0
     filename = base_name(upload.filename or "")
-    digest = await asyncio.to_thread(_check, upload.file, size_bytes, filename, settings.max_duration_s)
+    checked = asyncio.to_thread(_check, upload.file, size_bytes, filename, settings.max_duration_s)
+    digest, content = await checked
     media_type = mimetypes.guess_type(filename)[0] or "application/octet-stream"
-    return Recording(upload.file, filename, media_type, size_bytes, digest)
+    return Recording(upload.file, content, filename, media_type, size_bytes, digest)
 
 
 def text_fields(form: FormData, files: Collection[str]) -> dict[str, str]:
@@ -136,14 +143,15 @@ def text_field(form: FormData, name: str, default: str = "") -> str:
     return value
 
 
-def _check(file: IO[bytes], size_bytes: int, filename: str, max_duration_s: float) -> str:
+def _check(file: IO[bytes], size_bytes: int, filename: str, max_duration_s: float) -> tuple[str, bytes]:
     probe_audio(file, size_bytes, filename, max_duration_s)
     file.seek(0)
-    digest = hashlib.sha256()
+    digest, first = hashlib.sha256(), b""
     while piece := file.read(_PIECE_BYTES):
         digest.update(piece)
+        first = piece
     file.seek(0)
-    return digest.hexdigest()
+    return digest.hexdigest(), first if size_bytes <= _PIECE_BYTES else b""
 
 
 def base_name(filename: str) -> str:

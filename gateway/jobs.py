@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway.database import Database, events, narratives
-from gateway.events import FINISHED, STOPPED, EventLog, append
+from gateway.events import FINISHED, STOPPED, Event, EventLog, Happened, append
 from narrative.errors import Conflict, NotFound
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
@@ -98,9 +98,9 @@ class JobTable(Generic[J]):
             Conflict: the key was used for another request.
         """
 
-        def change(connection: sa.Connection) -> Any:
-            connection.execute(self._table.insert().values(**job.__dict__))
-            return append(connection, job.id, f"status:{QUEUED}", "status", {"status": QUEUED})
+        def change(connection: sa.Connection) -> list[Event]:
+            connection.execute(self._table.insert(), job.__dict__)
+            return append(connection, job.id, [_status(QUEUED)])
 
         try:
             self._log.publish(job.id, await self._database.write(change))
@@ -170,37 +170,50 @@ class JobTable(Generic[J]):
         query = sa.select(self._table.c.id).where(self._table.c.id.in_(job_ids))
         return await self._database.read(lambda connection: set(connection.execute(query).scalars()))
 
+    async def cancelled(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of some ids whose jobs were cancelled."""
+        query = sa.select(self._table.c.id).where(self._table.c.id.in_(job_ids), self._table.c.status == CANCELLED)
+        return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
+
     async def start(self, job_id: str) -> bool:
         """Marks a job as running; False where it has finished meanwhile."""
 
-        def change(connection: sa.Connection) -> tuple[bool, Any]:
+        def change(connection: sa.Connection) -> tuple[bool, list[Event]]:
             update = self._table.update().where(self._table.c.id == job_id, self._table.c.status.in_(UNFINISHED))
             if connection.execute(update.values(status=RUNNING)).rowcount == 0:
-                return False, None
-            return True, append(connection, job_id, f"status:{RUNNING}", "status", {"status": RUNNING})
+                return False, []
+            return True, append(connection, job_id, [_status(RUNNING)])
 
-        started, event = await self._database.write(change)
-        self._log.publish(job_id, event)
+        started, added = await self._database.write(change)
+        self._log.publish(job_id, added)
         return started
 
-    async def finish(self, job_id: str, status: str, error: Mapping[str, Any] | None = None, **results: Any) -> bool:
+    async def finish(
+        self,
+        job_id: str,
+        status: str,
+        error: Mapping[str, Any] | None = None,
+        before: Sequence[Happened] = (),
+        **results: Any,
+    ) -> bool:
         """Gives a job its final status and the last event; False where it had one already.
 
         Args:
+            before: what happened last before the end.
             results: values of further columns.
         """
         problem = None if error is None else dict(error)
+        end = FINISHED, FINISHED, {"status": status, "error": problem}
 
-        def change(connection: sa.Connection) -> tuple[bool, Any]:
+        def change(connection: sa.Connection) -> tuple[bool, list[Event]]:
             update = self._table.update().where(self._table.c.id == job_id, self._table.c.status.in_(UNFINISHED))
             values = update.values(status=status, error=problem, finished_at_us=now_us(), **results)
             if connection.execute(values).rowcount == 0:
-                return False, None
-            data = {"status": status, "error": problem}
-            return True, append(connection, job_id, FINISHED, FINISHED, data)
+                return False, []
+            return True, append(connection, job_id, [*before, end])
 
-        finished, event = await self._database.write(change)
-        self._log.publish(job_id, event)
+        finished, added = await self._database.write(change)
+        self._log.publish(job_id, added)
         return finished
 
     async def reopen(self, job_id: str, executor_id: str) -> bool:
@@ -209,23 +222,23 @@ class JobTable(Generic[J]):
         What was its last event is an event of the type "stopped" from now on.
         """
 
-        def change(connection: sa.Connection) -> tuple[bool, Any]:
+        def change(connection: sa.Connection) -> tuple[bool, list[Event]]:
             reopened = self._table.update().where(
                 self._table.c.id == job_id, self._table.c.status.in_((FAILED, CANCELLED))
             )
             values = reopened.values(status=QUEUED, error=None, finished_at_us=None, executor_id=executor_id)
             if connection.execute(values).rowcount == 0:
-                return False, None
+                return False, []
             earlier = events.update().where(events.c.narrative_id == job_id)
             # Their keys are needed once more.
             numbered = events.c.key + ":" + sa.cast(events.c.seq, sa.String)
             keys = (FINISHED, f"status:{QUEUED}", f"status:{RUNNING}")
             connection.execute(earlier.where(events.c.type == FINISHED).values(type=STOPPED))
             connection.execute(earlier.where(events.c.key.in_(keys)).values(key=numbered))
-            return True, append(connection, job_id, f"status:{QUEUED}", "status", {"status": QUEUED})
+            return True, append(connection, job_id, [_status(QUEUED)])
 
-        reopened, event = await self._database.write(change)
-        self._log.publish(job_id, event)
+        reopened, added = await self._database.write(change)
+        self._log.publish(job_id, added)
         return reopened
 
     async def delete(self, job_id: str) -> None:
@@ -248,6 +261,10 @@ class Jobs(JobTable[Job]):
 
     def __init__(self, database: Database, log: EventLog) -> None:
         super().__init__(database, log, narratives, Job, "narrative")
+
+
+def _status(status: str) -> Happened:
+    return f"status:{status}", "status", {"status": status}
 
 
 def digest(*parts: str) -> str:

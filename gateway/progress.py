@@ -47,9 +47,13 @@ class Progress:
         """Its first bytes; None where nothing was made."""
         return await self._objects.head(key, length) if await self._has(key) else None
 
-    def put_document(self, key: str, data: bytes) -> None:
-        """Writes; ``flush`` raises what goes wrong."""
-        self._document = self._put(key, data)
+    def put_document(self, key: str, data: bytes, after_s: float = 0.0) -> None:
+        """Writes; ``flush`` raises what goes wrong.
+
+        Args:
+            after_s: seconds to wait first, for who goes on with what the document says.
+        """
+        self._document = self._put(key, data, after_s=after_s)
 
     def put_picture(self, key: str, data: bytes, done: Callable[[], None]) -> None:
         """Writes, and calls ``done`` when it is written; ``flush`` raises what goes wrong."""
@@ -65,13 +69,19 @@ class Progress:
         await self.flush()
         return True
 
-    def _put(self, key: str, data: bytes, done: Callable[[], None] = lambda: None) -> asyncio.Task[None]:
+    def _put(
+        self, key: str, data: bytes, done: Callable[[], None] = lambda: None, after_s: float = 0.0
+    ) -> asyncio.Task[None]:
         self._made.add(key)
-        write = asyncio.create_task(self._write(self._document, key, data, done))
+        write = asyncio.create_task(self._write(self._document, key, data, done, after_s))
         self._writes.append(write)
         return write
 
-    async def _write(self, before: asyncio.Task[None] | None, key: str, data: bytes, done: Callable[[], None]) -> None:
+    async def _write(
+        self, before: asyncio.Task[None] | None, key: str, data: bytes, done: Callable[[], None], after_s: float
+    ) -> None:
+        if after_s:
+            await asyncio.sleep(after_s)
         if before is not None:
             await before
         await self._objects.put(key, data)

@@ -37,9 +37,7 @@ async def event_response(
 
 async def _event_stream(gateway: Gateway, worker: Worker[Any], job_id: str, seq: int) -> AsyncIterator[str]:
     stream = gateway.events.follow(job_id, seq, gateway.settings.keep_alive_s, lambda: worker.is_running_here(job_id))
-    async for event in stream:
-        if event is None:
-            yield ": keep-alive\n\n"
-        else:
-            # JSON text has no line breaks of its own.
-            yield f"id: {event.seq}\nevent: {event.type}\ndata: {event.data}\n\n"
+    async for happened in stream:
+        # JSON text has no line breaks of its own.
+        lines = [f"id: {event.seq}\nevent: {event.type}\ndata: {event.data}\n\n" for event in happened]
+        yield "".join(lines) or ": keep-alive\n\n"

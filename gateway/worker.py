@@ -1,25 +1,27 @@
 """Jobs as durable workflows.
 
-DBOS keeps which jobs there are, takes up the unfinished ones after a crash (in the process that starts under the same
-executor id) and carries a cancellation to whoever runs them. How far a job has got is kept elsewhere, by keys made from
-the job, and what is there is not made again. So a workflow is one step that may run any number of times; results kept
-by DBOS as well would be the same facts twice.
+DBOS keeps which jobs there are and takes up the unfinished ones after a crash (in the process that starts under the
+same executor id). How far a job has got is kept elsewhere, by keys made from the job, and what is there is not made
+again. So a workflow may run any number of times and has no steps: results kept by DBOS as well would be the same facts
+twice. Whether a job was cancelled, its row says.
 
 Workflows start directly and not through a DBOS queue, for a queue is polled: it would cost every job up to a polling
 interval. A semaphore for each kind of job bounds what runs at the same time instead. A new job does not wait for its
-workflow either: the work begins when its row is committed, and DBOS learns of it meanwhile. What a crash keeps from
-DBOS is found in the table.
+row and its workflow either: the work begins at once, and is given up where the job cannot be kept; DBOS learns of it
+meanwhile. What a crash keeps from DBOS is found in the table.
 """
 
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Generic
 
 import structlog
-from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
+from dbos import DBOS, DBOSConfig, SetWorkflowID
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.database import Database
 from gateway.events import Emitter, EventLog
@@ -29,13 +31,31 @@ from narrative.errors import Conflict, NarrativeError, to_problem
 
 log = structlog.get_logger()
 
-# Shape of the workflows. Raise it when steps are added, removed or reordered: jobs of another shape are left alone.
+# DBOS leaves jobs of another version alone. Without steps that could differ, a release goes on with those of others.
 WORKFLOW_VERSION = "2"
 _MAX_THREADS = 32
 # The first service has its work by then; what DBOS does for a start would hold that up.
 _HEAD_START_S = 0.05
+# Between looks for jobs that another process has cancelled.
+_CANCELLED_POLL_S = 1.0
+# In which an upload is handed to the first service. To keep it in the same milliseconds would make both take longer,
+# and what is waited for is the story, not the answer that it was accepted.
+_UPLOAD_FIRST_S = 0.004
 # Long enough for calls to be cancelled and a write to end.
 _STOP_S = 5.0
+
+
+@dataclass
+class Fresh:
+    """A job of which nothing can have been done before, for it is being accepted.
+
+    Attributes:
+        kept: set when the job and what belongs to it are kept.
+        upload: the whole of what the caller sent along, as long as it is at hand; later it is where it is kept.
+    """
+
+    upload: bytes = b""
+    kept: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Worker(ABC, Generic[J]):
@@ -43,7 +63,6 @@ class Worker(ABC, Generic[J]):
 
     Args:
         kind: name of the workflow; kept with every job, so it must not change.
-        step: name of its step, likewise.
         path: where callers find such jobs.
         max_concurrent: jobs worked on at the same time.
     """
@@ -55,7 +74,6 @@ class Worker(ABC, Generic[J]):
         executor_id: str,
         *,
         kind: str,
-        step: str,
         path: str,
         max_concurrent: int,
     ) -> None:
@@ -63,7 +81,6 @@ class Worker(ABC, Generic[J]):
         self._events = events
         self._executor_id = executor_id
         self._kind = kind
-        self._step: StepOptions = {"name": step, "preemptible": True}
         self._path = path
         self._slots = asyncio.Semaphore(max_concurrent)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -71,12 +88,12 @@ class Worker(ABC, Generic[J]):
         self._workflow: Any = None
 
     @abstractmethod
-    async def work(self, job: J, emitter: Emitter, is_new: bool) -> dict[str, Any]:
+    async def work(self, job: J, emitter: Emitter, fresh: Fresh | None) -> dict[str, Any]:
         """Does the job, or the rest of it; returns values for columns of its own.
 
         Args:
             emitter: of the job's events.
-            is_new: nothing of it can have been done before.
+            fresh: None where some of it may have been done before.
 
         Raises:
             NarrativeError: the job fails with it.
@@ -104,16 +121,35 @@ class Worker(ABC, Generic[J]):
             task.cancel()
         await asyncio.gather(*tasks, *self._starting, return_exceptions=True)
 
-    async def accept(self, job: J) -> J:
-        """Adds a job and begins it, or returns the one made earlier by the same request under the same key.
+    async def accept(self, job: J, keep: Callable[[], Awaitable[None]] | None = None, upload: bytes = b"") -> J:
+        """Adds a job, or returns the one made earlier by the same request under the same key.
+
+        The work begins meanwhile; where the job is not added it has ended, and nobody hears of it.
+
+        Args:
+            keep: keeps what belongs to the job, before its row.
+            upload: what that is, where it is at hand.
 
         Raises:
             Conflict: the key was used for another request.
         """
-        kept = await self._jobs.create(job)
-        if kept.id == job.id:
-            self._begin(kept, is_new=True)
-        elif kept.executor_id == self._executor_id:
+        # Of a request with a key it is its row that says whether it is the first.
+        fresh = Fresh(upload if job.idempotency_digest is None else b"")
+        task = self._begin(job, fresh)
+        try:
+            if fresh.upload:
+                await asyncio.sleep(_UPLOAD_FIRST_S)
+            if keep is not None:
+                await keep()
+            kept = await self._jobs.create(job)
+            if kept.id == job.id:
+                fresh.kept.set()
+        finally:
+            fresh.upload = b""
+            if not fresh.kept.is_set():
+                task.cancel()
+                await asyncio.wait({task})
+        if kept.id != job.id and kept.executor_id == self._executor_id:
             # Another gateway's is left to it: it may be at work on it already, and tell DBOS only later.
             await self._submit(kept.id)
         return kept
@@ -135,6 +171,12 @@ class Worker(ABC, Generic[J]):
         if task is not None:
             task.cancel()
             await asyncio.wait({task}, timeout=_STOP_S)
+
+    async def stop_cancelled(self) -> None:
+        """Stops what was cancelled in another process."""
+        for job_id in await self._jobs.cancelled(list(self._running)) if self._running else ():
+            if (task := self._running.get(job_id)) is not None:
+                task.cancel()
 
     async def resume(self, job_id: str) -> None:
         """Takes up a job that failed or was cancelled.
@@ -160,45 +202,47 @@ class Worker(ABC, Generic[J]):
             await DBOS.start_workflow_async(self._workflow, job_id)
 
     async def _run(self, job_id: str) -> None:
-        """The workflow: stays with the work until it has ended, or DBOS says that the job is cancelled."""
+        """The workflow: stays with the work until it has ended."""
         task = self._running.get(job_id)
         if task is None:
             job = await self._jobs.get(job_id)
             if job.is_finished:
                 return
-            task = self._begin(job, is_new=False)
-        await DBOS.run_step_async(self._step, asyncio.wait_for, task, None)
+            task = self._begin(job, fresh=None)
+        await task
 
-    def _begin(self, job: J, is_new: bool) -> asyncio.Task[None]:
-        task = self._running[job.id] = asyncio.create_task(self._to_the_end(job, is_new))
+    def _begin(self, job: J, fresh: Fresh | None) -> asyncio.Task[None]:
+        task = self._running[job.id] = asyncio.create_task(self._to_the_end(job, fresh))
         task.add_done_callback(lambda _: self._running.pop(job.id, None))
         return task
 
-    async def _to_the_end(self, job: J, is_new: bool) -> None:
+    async def _to_the_end(self, job: J, fresh: Fresh | None) -> None:
         names = {"request_id": job.request_id, f"{self._kind}_id": job.id}
         with structlog.contextvars.bound_contextvars(**names):
             async with self._slots:
-                emitter = Emitter(self._events, job.id)
-                started = asyncio.create_task(self._started(job.id, is_new))
+                emitter = Emitter(self._events, job.id, held=fresh is not None)
+                started = asyncio.create_task(self._started(job.id, emitter, fresh))
                 self._starting.add(started)
                 started.add_done_callback(self._starting.discard)
                 try:
-                    results = await self.work(job, emitter, is_new)
+                    results = await self.work(job, emitter, fresh)
                     await started
                 except asyncio.CancelledError:
                     emitter.discard()
+                    if fresh is not None and not fresh.kept.is_set():
+                        started.cancel()
                     raise
                 except Exception as error:
                     await asyncio.gather(started, return_exceptions=True)
-                    finishing = self._jobs.finish(job.id, FAILED, self._problem_of(error, job))
+                    await self._jobs.finish(job.id, FAILED, self._problem_of(error, job), await emitter.rest())
                 else:
-                    finishing = self._jobs.finish(job.id, SUCCEEDED, **results)
-                # Both in one commit, and the last event last.
-                await asyncio.gather(emitter.flush(), finishing)
+                    await self._jobs.finish(job.id, SUCCEEDED, None, await emitter.rest(), **results)
 
-    async def _started(self, job_id: str, is_new: bool) -> None:
+    async def _started(self, job_id: str, emitter: Emitter, fresh: Fresh | None) -> None:
         """Tells DBOS and whoever listens, while the work goes on."""
-        if is_new:
+        if fresh is not None:
+            await fresh.kept.wait()
+            emitter.release()
             await asyncio.sleep(_HEAD_START_S)
             await self._submit(job_id)
         # In this order: what is cancelled before DBOS knows of it shows here, and later DBOS says so.
@@ -225,6 +269,7 @@ class Workflows:
         self._settings = settings
         self._database = database
         self._workers = workers
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Launches DBOS, which takes up the unfinished workflows of this executor."""
@@ -251,10 +296,22 @@ class Workflows:
         DBOS.launch()
         for worker in self._workers:
             await worker.recover()
+        self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Interrupts what runs; it goes on at the next start."""
+        if self._watching is not None:
+            self._watching.cancel()
         await asyncio.gather(*(worker.interrupt() for worker in self._workers))
         DBOS.destroy(destroy_registry=True)
         # DBOS had put its threads under this loop, and has taken them away.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="gateway"))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_CANCELLED_POLL_S)
+            try:
+                for worker in self._workers:
+                    await worker.stop_cancelled()
+            except SQLAlchemyError as error:
+                log.warning("cancelled jobs not looked for", error=str(error).partition("\n")[0])

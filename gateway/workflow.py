@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -25,7 +25,7 @@ from gateway.progress import Progress
 from gateway.settings import GatewaySettings
 from gateway.store import audio_key, narrative_key, speaker_key, story_key, transcript_key
 from gateway.transcript import transcribe
-from gateway.worker import Worker
+from gateway.worker import Fresh, Worker
 from narrative.errors import NarrativeError, NoSpeech
 from narrative.objects import Objects
 from narrative.runtime.metrics import UNFINISHED
@@ -34,6 +34,8 @@ from narrative.v1 import common_pb2
 log = structlog.get_logger()
 # Progress is for people; more often would only fill the table.
 _STEP_EVERY_S = 0.25
+# In which the next service is called; what has been made is written after that.
+_NEXT_FIRST_S = 0.004
 
 
 class Narrator(Worker[Job]):
@@ -47,7 +49,6 @@ class Narrator(Worker[Job]):
             events,
             settings.executor_id,
             kind="narrative",
-            step="tell",
             path="/v1/narratives",
             max_concurrent=settings.max_concurrent_narratives,
         )
@@ -57,12 +58,13 @@ class Narrator(Worker[Job]):
         self._speakers = asyncio.Semaphore(settings.max_concurrent_speakers)
         UNFINISHED.set_function(lambda: self.unfinished)
 
-    async def work(self, job: Job, emitter: Emitter, is_new: bool) -> dict[str, Any]:
+    async def work(self, job: Job, emitter: Emitter, fresh: Fresh | None) -> dict[str, Any]:
         """Tells the story, or what an earlier run left of it."""
         objects = PatientObjects(self._objects, self._settings.retry_window_s, emitter.waiting)
-        made: set[str] = set() if is_new else {key async for key in objects.keys(narrative_key(job.id))}
+        made = set() if fresh is not None else {key async for key in objects.keys(narrative_key(job.id))}
         async with Progress(objects, made) as progress:
-            await _Telling(job, self._settings, emitter, progress, objects, self._services, self._speakers).run()
+            telling = _Telling(job, self._settings, emitter, progress, objects, self._services, self._speakers, fresh)
+            await telling.run()
         return {}
 
 
@@ -78,6 +80,7 @@ class _Telling:
         objects: Objects,
         services: Services,
         slots: asyncio.Semaphore,
+        fresh: Fresh | None,
     ) -> None:
         self._job = job
         self._options = NarrativeOptions.model_validate(job.options)
@@ -88,6 +91,7 @@ class _Telling:
         self._objects = objects
         self._services = services
         self._slots = slots
+        self._fresh = fresh
         self._stepped_at: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -107,6 +111,11 @@ class _Telling:
 
     async def _transcribe(self) -> dict[str, Any]:
         audio = self._objects.stream(audio_key(self._job.id), end=self._job.audio_bytes)
+        if self._fresh is not None:
+            if self._fresh.upload:
+                audio = _in_one_piece(self._fresh.upload)
+            else:
+                await self._fresh.kept.wait()
         return await transcribe(self._services, self._job.filename, self._options, audio, self._stage)
 
     async def _speaker(
@@ -152,7 +161,7 @@ class _Telling:
         if (made := await self._progress.get(key)) is not None:
             return dict(json.loads(made))
         told = await self._patiently(make)
-        self._progress.put_document(key, _json_bytes(told))
+        self._progress.put_document(key, _json_bytes(told), _NEXT_FIRST_S)
         return told
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -175,6 +184,10 @@ class _Telling:
         self._emit(f"step:{index}:{step}", "image_step", data)
 
 
+async def _in_one_piece(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
 def _json_bytes(data: dict[str, Any]) -> bytes:
     return json.dumps(data, ensure_ascii=False).encode()
 
@@ -194,10 +207,11 @@ async def _together(parts: list[Awaitable[T]]) -> list[T]:
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         return list(await asyncio.gather(*tasks))
-    finally:
+    except BaseException:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _assemble(job: Job, transcript: dict[str, Any], told: list[dict[str, Any]], painter: str) -> dict[str, Any]:

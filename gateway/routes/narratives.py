@@ -192,9 +192,17 @@ def _options(text: str) -> NarrativeOptions:
 
 def _order(recording: Recording, options: NarrativeOptions, objects: Objects) -> Order:
     async def store_audio(key: str) -> None:
-        await objects.put(key, recording.file)
+        await objects.put(key, recording.content or recording.file)
 
-    return Order(options, recording.sha256, recording.filename, recording.media_type, recording.size_bytes, store_audio)
+    return Order(
+        options,
+        recording.sha256,
+        recording.filename,
+        recording.media_type,
+        recording.size_bytes,
+        store_audio,
+        recording.content,
+    )
 
 
 async def _uploaded_order(request: Request, gateway: Gateway) -> Order:
