@@ -79,16 +79,17 @@ def _statement(count: int) -> sa.TextClause:
 class Emitter:
     """Adds the events of a job while it runs; nobody waits for them, so those of a moment share a commit.
 
+    Nothing is added before ``release``.
+
     Args:
         log: where they go.
         job_id: whose they are.
-        held: nothing is added before ``release``.
     """
 
-    def __init__(self, log: "EventLog", job_id: str, *, held: bool = False) -> None:
+    def __init__(self, log: "EventLog", job_id: str) -> None:
         self._log = log
         self._job_id = job_id
-        self._held = held
+        self._held = True
         self._emitted: set[str] = set()
         self._collected: list[Happened] = []
         self._writes: set[asyncio.Task[None]] = set()
@@ -104,7 +105,7 @@ class Emitter:
         self._write_soon()
 
     def release(self) -> None:
-        """Lets the events go that were held."""
+        """From now on events are added."""
         self._held = False
         self._write_soon()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import mimetypes
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from narrative.errors import InvalidInput, InvalidParameter, PayloadTooLarge
 # What a form adds to its file: boundaries, headers, options.
 _FORM_BYTES = 2 * 1024**2
 _PIECE_BYTES = 1024**2
+# Starlette writes to disk what is larger.
+_AT_HAND_BYTES = MultiPartParser.spool_max_size
 
 
 class _StrictParser(MultiPartParser):
@@ -41,7 +44,7 @@ class Recording:
 
     Attributes:
         file: lies on disk above a MiB, and goes away with the request.
-        content: the whole file where it is not above a MiB, else empty.
+        content: the whole file where it is not on disk, else empty.
     """
 
     file: IO[bytes]
@@ -113,9 +116,17 @@ async def checked_recording(form: FormData, settings: GatewaySettings) -> Record
     upload = file_part(form, settings.max_upload_bytes)
     size_bytes = upload.size or 0
     filename = base_name(upload.filename or "")
-    checked = asyncio.to_thread(_check, upload.file, size_bytes, filename, settings.max_duration_s)
-    digest, content = await checked
     media_type = mimetypes.guess_type(filename)[0] or "application/octet-stream"
+    content = upload.file.read() if size_bytes <= _AT_HAND_BYTES else b""
+    file = io.BytesIO(content) if content else upload.file
+    probed = asyncio.to_thread(probe_audio, file, size_bytes, filename, settings.max_duration_s)
+    if content:
+        _, digest = await asyncio.gather(probed, asyncio.to_thread(_sha256, io.BytesIO(content)))
+    else:
+        # A file on disk has one position.
+        await probed
+        digest = await asyncio.to_thread(_sha256, upload.file)
+    upload.file.seek(0)
     return Recording(upload.file, content, filename, media_type, size_bytes, digest)
 
 
@@ -143,15 +154,12 @@ def text_field(form: FormData, name: str, default: str = "") -> str:
     return value
 
 
-def _check(file: IO[bytes], size_bytes: int, filename: str, max_duration_s: float) -> tuple[str, bytes]:
-    probe_audio(file, size_bytes, filename, max_duration_s)
+def _sha256(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
     file.seek(0)
-    digest, first = hashlib.sha256(), b""
     while piece := file.read(_PIECE_BYTES):
         digest.update(piece)
-        first = piece
-    file.seek(0)
-    return digest.hexdigest(), first if size_bytes <= _PIECE_BYTES else b""
+    return digest.hexdigest()
 
 
 def base_name(filename: str) -> str:

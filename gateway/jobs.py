@@ -90,6 +90,8 @@ class JobTable(Generic[J]):
         self._table = table
         self._row = row
         self._noun = noun
+        # An update of one job, unless it has finished; its parameters besides job_id are the columns it sets.
+        self._unfinished = table.update().where(table.c.id == sa.bindparam("job_id"), table.c.status.in_(UNFINISHED))
 
     async def create(self, job: J) -> J:
         """Adds a job, or returns the one made earlier by the same request under the same key.
@@ -175,14 +177,17 @@ class JobTable(Generic[J]):
         query = sa.select(self._table.c.id).where(self._table.c.id.in_(job_ids), self._table.c.status == CANCELLED)
         return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
 
-    async def start(self, job_id: str) -> bool:
-        """Marks a job as running; False where it has finished meanwhile."""
+    async def start(self, job_id: str, after: Sequence[Happened] = ()) -> bool:
+        """Marks a job as running; False where it has finished meanwhile.
+
+        Args:
+            after: what has happened since it began.
+        """
 
         def change(connection: sa.Connection) -> tuple[bool, list[Event]]:
-            update = self._table.update().where(self._table.c.id == job_id, self._table.c.status.in_(UNFINISHED))
-            if connection.execute(update.values(status=RUNNING)).rowcount == 0:
+            if connection.execute(self._unfinished, {"job_id": job_id, "status": RUNNING}).rowcount == 0:
                 return False, []
-            return True, append(connection, job_id, [_status(RUNNING)])
+            return True, append(connection, job_id, [_status(RUNNING), *after])
 
         started, added = await self._database.write(change)
         self._log.publish(job_id, added)
@@ -206,9 +211,8 @@ class JobTable(Generic[J]):
         end = FINISHED, FINISHED, {"status": status, "error": problem}
 
         def change(connection: sa.Connection) -> tuple[bool, list[Event]]:
-            update = self._table.update().where(self._table.c.id == job_id, self._table.c.status.in_(UNFINISHED))
-            values = update.values(status=status, error=problem, finished_at_us=now_us(), **results)
-            if connection.execute(values).rowcount == 0:
+            values = {"status": status, "error": problem, "finished_at_us": now_us(), **results}
+            if connection.execute(self._unfinished, {"job_id": job_id, **values}).rowcount == 0:
                 return False, []
             return True, append(connection, job_id, [*before, end])
 

@@ -220,7 +220,7 @@ class Worker(ABC, Generic[J]):
         names = {"request_id": job.request_id, f"{self._kind}_id": job.id}
         with structlog.contextvars.bound_contextvars(**names):
             async with self._slots:
-                emitter = Emitter(self._events, job.id, held=fresh is not None)
+                emitter = Emitter(self._events, job.id)
                 started = asyncio.create_task(self._started(job.id, emitter, fresh))
                 self._starting.add(started)
                 started.add_done_callback(self._starting.discard)
@@ -242,11 +242,12 @@ class Worker(ABC, Generic[J]):
         """Tells DBOS and whoever listens, while the work goes on."""
         if fresh is not None:
             await fresh.kept.wait()
-            emitter.release()
             await asyncio.sleep(_HEAD_START_S)
             await self._submit(job_id)
         # In this order: what is cancelled before DBOS knows of it shows here, and later DBOS says so.
-        if not await self._jobs.start(job_id) and (task := self._running.get(job_id)) is not None:
+        if await self._jobs.start(job_id, await emitter.rest()):
+            emitter.release()
+        elif (task := self._running.get(job_id)) is not None:
             task.cancel()
 
     def _problem_of(self, error: Exception, job: J) -> dict[str, Any]:

@@ -95,7 +95,7 @@ async def test_events_on_their_way_come_before_the_last(database: Database) -> N
 
 async def test_what_is_held_comes_after_what_it_waits_for(database: Database) -> None:
     log = EventLog(database, 0.05)
-    emitter = Emitter(log, "a", held=True)
+    emitter = Emitter(log, "a")
     emitter.emit("early", "stage", {})
     await asyncio.sleep(0.05)
     await log.add("a", [("first", "status", {})])
