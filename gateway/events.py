@@ -21,6 +21,8 @@ from narrative.errors import NarrativeError
 
 # Unseen by people, and long enough for the next stage to get its work first.
 _COLLECT_S = 0.02
+# Events in one statement; a database takes only so many parameters.
+_AT_ONCE = 100
 FINISHED = "finished"
 # The end of a run that was taken up again.
 STOPPED = "stopped"
@@ -46,14 +48,17 @@ class Event:
 
 def append(connection: sa.Connection, narrative_id: str, happened: Sequence[Happened]) -> list[Event]:
     """Adds events inside a transaction, except those of a key that is there already; returns those added, in order."""
-    values: dict[str, Any] = {"narrative_id": narrative_id}
-    added: dict[str, tuple[str, str]] = {}
-    for position, (key, kind, data) in enumerate(happened):
-        text = json.dumps(data, ensure_ascii=False)
-        values |= {f"key_{position}": key, f"type_{position}": kind, f"data_{position}": text}
-        added[key] = kind, text
-    rows = connection.execute(_statement(len(happened)), values)
-    return sorted((Event(row.seq, *added[row.key]) for row in rows), key=lambda event: event.seq)
+    added: list[Event] = []
+    for start in range(0, len(happened), _AT_ONCE):
+        some = {
+            key: (kind, json.dumps(data, ensure_ascii=False)) for key, kind, data in happened[start : start + _AT_ONCE]
+        }
+        values = {"narrative_id": narrative_id}
+        for position, (key, (kind, text)) in enumerate(some.items()):
+            values |= {f"key_{position}": key, f"type_{position}": kind, f"data_{position}": text}
+        rows = connection.execute(_statement(len(some)), values)
+        added += sorted((Event(row.seq, *some[row.key]) for row in rows), key=lambda event: event.seq)
+    return added
 
 
 @cache

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.database import Database, events
-from gateway.events import FINISHED, Emitter, EventLog, append
+from gateway.events import FINISHED, Emitter, EventLog, Happened, append
 
 
 @pytest.fixture
@@ -29,6 +29,16 @@ async def test_events_are_numbered_without_gaps_and_kept_once(database: Database
 
     assert [event.seq for event in kept] == list(range(1, 21))
     assert [event.seq for event in await log.since("b", 0)] == [1]
+
+
+async def test_however_many_come_at_once_each_is_added_once_and_in_order(database: Database) -> None:
+    log = EventLog(database, 0.05)
+    happened: list[Happened] = [(f"k{n % 250}", "stage", {"n": n % 250}) for n in range(500)]
+    await log.add("a", happened)
+
+    kept = await log.since("a", 0)
+
+    assert [(event.seq, event.data) for event in kept] == [(n + 1, f'{{"n": {n}}}') for n in range(250)]
 
 
 async def test_a_write_that_fails_fails_alone(database: Database) -> None:
