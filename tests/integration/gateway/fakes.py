@@ -182,10 +182,10 @@ class FakeDiffusion(diffusion_pb2_grpc.DiffusionServiceServicer):
             for step in range(1, self.script.steps + 1):
                 done = diffusion_pb2.Step(image_index=index, step=step, num_steps=self.script.steps)
                 yield diffusion_pb2.GenerateImagesResponse(step=done)
-            await self.script.work("diffusion", request)
             seed = request.seed + index if request.HasField("seed") else 7
-            self.script.pictures[seed] += 1
             data = png(request.width or 8, request.height or 8, seed)
+            await self.script.work("diffusion", request)
+            self.script.pictures[seed] += 1
             half = len(data) // 2
             for part, last in ((data[:half], False), (data[half:], True)):
                 chunk = diffusion_pb2.ImageChunk(
