@@ -10,9 +10,9 @@ transcription, and the longest of its speakers' description and picture. All clo
 import argparse
 import asyncio
 import contextlib
-import gc
 import json
 import os
+import random
 import shutil
 import socket
 import statistics
@@ -28,10 +28,13 @@ from typing import Any
 import httpx
 import structlog
 
+from narrative.runtime.garbage import search_rarely
 from tests.integration.gateway.fakes import Ensemble, Script, ensemble
 
 ENGINE_S = {"asr": 2.0, "prompt": 1.0, "diffusion": 3.0}
 SPEAKERS = 2
+# Mean pause of a caller between two jobs, in shares of a job's time.
+PAUSE_SHARE = 0.05
 # Built once: what a client spends on building a form is not the ring's.
 FORM_HEADERS = {"Content-Type": "multipart/form-data; boundary=ring"}
 RECORDING = Path(__file__).parents[1] / "tests" / "data" / "speech" / "librivox.flac"
@@ -66,7 +69,7 @@ def form_of(audio: bytes) -> bytes:
 
 
 class Client:
-    """One kept connection that speaks just enough HTTP/1.1: what a client library costs is not the ring's."""
+    """One connection that speaks just enough HTTP/1.1: what a client library costs is not the ring's."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -194,7 +197,7 @@ async def measure(database: str, jobs: int, in_flight: int) -> tuple[list[Cost],
             async with ensemble(recorder) as fakes, gateway(fakes, folder, database_url, in_flight) as (port, pid):
                 await _in_flight(port, recorder, audio, in_flight, in_flight)
                 # As the services do when they are ready: this process plays four of them.
-                gc.freeze()
+                search_rarely()
                 before = {name: scheduler_ms(of) for name, of in (("gateway", pid), ("client", os.getpid()))}
                 costs = await _in_flight(port, recorder, audio, jobs, in_flight)
                 cores: dict[str, float] = {}
@@ -208,19 +211,25 @@ async def measure(database: str, jobs: int, in_flight: int) -> tuple[list[Cost],
 
 
 async def _in_flight(port: int, recorder: Recorder, audio: bytes, jobs: int, in_flight: int) -> list[Cost]:
-    """Keeps ``in_flight`` jobs going; they start spread over one job's time and stay so."""
+    """Keeps ``in_flight`` jobs going on average, by callers who start and pause at random.
+
+    Callers in step would come in the very milliseconds in which the stages of others end, and in which what their own
+    last job left to do is done: so they would always meet what chance seldom brings together.
+    """
     costs: list[Cost] = []
     numbers = iter(range(jobs))
+    chance = random.Random(0)
+    job_s = sum(ENGINE_S.values())
 
-    async def client_at(position: int) -> None:
-        await asyncio.sleep(sum(ENGINE_S.values()) * position / in_flight)
-        client = Client(*await asyncio.open_connection("127.0.0.1", port, limit=2**20))
-        try:
-            costs.extend([await one_job(client, recorder, audio, number) for number in numbers])
-        finally:
+    async def caller() -> None:
+        await asyncio.sleep(chance.uniform(0, job_s))
+        for number in numbers:
+            client = Client(*await asyncio.open_connection("127.0.0.1", port, limit=2**20))
+            costs.append(await one_job(client, recorder, audio, number))
             client.close()
+            await asyncio.sleep(chance.uniform(0, 2 * PAUSE_SHARE * job_s))
 
-    await asyncio.gather(*(client_at(position) for position in range(in_flight)))
+    await asyncio.gather(*(caller() for _ in range(round(in_flight * (1 + PAUSE_SHARE)))))
     return costs
 
 

@@ -1,6 +1,5 @@
 """Settings -> application -> serve, until SIGTERM or SIGINT."""
 
-import gc
 import logging
 import signal
 import socket
@@ -11,6 +10,7 @@ import uvicorn
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
+from narrative.runtime.garbage import search_rarely
 from narrative.runtime.logging import configure_logging
 from narrative.runtime.tracing import setup_tracing
 from narrative.settings import read_settings
@@ -21,8 +21,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What was made so far stays: to look through it for garbage again and again would hold up requests.
-        gc.freeze()
+        search_rarely()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         gateway = getattr(self.config.loaded_app.app.state, "gateway", None) if self.config.loaded else None

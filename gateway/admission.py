@@ -1,6 +1,7 @@
 """From a request to a job: everything that can be refused is refused before anything is kept."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from gateway.options import NarrativeOptions
 from gateway.parts import Gateway
 from gateway.speakers import WHISPER, drawing_request, not_understood, readable_languages, translator
 from gateway.store import audio_key
-from narrative.errors import InvalidInput, InvalidParameter, NarrativeError, NotFound, QueueFull
+from narrative.errors import InvalidInput, InvalidParameter, NarrativeError, NotFound, QueueFull, StorageUnavailable
 from narrative.v1 import common_pb2
 
 log = structlog.get_logger()
@@ -21,21 +22,23 @@ log = structlog.get_logger()
 _ASK_S = 0.4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """A narrative that somebody asks for.
 
     Attributes:
-        audio_digest: names the recording's bytes: their SHA-256, or the key of an uploaded object.
+        audio_digest: names the recording's bytes.
+        check: raises where the recording is not acceptable.
         store_audio: writes the recording under the key it is given.
         audio: the recording, where it is small enough to be at hand.
     """
 
     options: NarrativeOptions
-    audio_digest: str
     filename: str
     media_type: str
     audio_bytes: int
+    audio_digest: Callable[[], Awaitable[str]]
+    check: Callable[[], Awaitable[None]]
     store_audio: Callable[[str], Awaitable[None]]
     audio: bytes = b""
 
@@ -47,16 +50,17 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
         caller: digest of the API key; a key for idempotency belongs to one caller.
 
     Raises:
+        InvalidInput: the recording is not acceptable.
         InvalidParameter: the services do not know what is asked for.
         Conflict: the key was used for another request.
         QueueFull: as many narratives are unfinished as may be.
     """
-    options = order.options.model_dump(mode="json")
-    request_digest = digest_of(order)
-    key_digest = digest(caller, idempotency_key) if idempotency_key else None
-    earlier = await gateway.jobs.earlier(key_digest, request_digest)
-    if earlier is not None:
-        return earlier
+    request_digest, key_digest = "", None
+    if idempotency_key:
+        request_digest = digest_of(order.options, await order.audio_digest())
+        key_digest = digest(caller, idempotency_key)
+        if (earlier := await gateway.jobs.earlier(key_digest, request_digest)) is not None:
+            return earlier
     await check_options(gateway, order.options)
     if gateway.narrator.unfinished >= gateway.settings.max_queued_narratives:
         raise QueueFull("as many narratives wait as may wait; try again later", retry_after_s=30.0)
@@ -67,25 +71,29 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
         filename=order.filename,
         media_type=order.media_type,
         audio_bytes=order.audio_bytes,
-        options=options,
+        options=order.options.model_dump(mode="json"),
     )
     try:
-        kept = await gateway.narrator.accept(job, lambda: order.store_audio(audio_key(job.id)), order.audio)
+        kept = await gateway.narrator.accept(
+            job, order.check, lambda: order.store_audio(audio_key(job.id)), order.audio
+        )
     except BaseException:
-        await gateway.objects.delete_folder(f"narratives/{job.id}")
+        # What is wrong with the request matters more than what is wrong with the store.
+        with contextlib.suppress(StorageUnavailable):
+            await gateway.objects.delete_folder(f"narratives/{job.id}")
         raise
     if kept.id != job.id:
         await gateway.objects.delete_folder(f"narratives/{job.id}")
     return kept
 
 
-def digest_of(order: Order) -> str:
+def digest_of(options: NarrativeOptions, audio_digest: str) -> str:
     """Names a request, for its Idempotency-Key.
 
     Without what has its default: a release with one option more knows the requests of the one before.
     """
-    asked = order.options.model_dump(mode="json", exclude_defaults=True)
-    return digest(order.audio_digest, json.dumps(asked, sort_keys=True))
+    asked = options.model_dump(mode="json", exclude_defaults=True)
+    return digest(audio_digest, json.dumps(asked, sort_keys=True))
 
 
 async def check_options(gateway: Gateway, options: NarrativeOptions) -> None:
@@ -137,7 +145,8 @@ async def check_speech(gateway: Gateway, model: str, language: str, model_field:
 async def _check_drawing(gateway: Gateway, options: NarrativeOptions) -> None:
     request = drawing_request(options, "what will be seen", 0, 1)
     try:
-        await asyncio.wait_for(gateway.services.check_drawing(request), _ASK_S)
+        async with asyncio.timeout(_ASK_S):
+            await gateway.services.check_drawing(request)
     except (InvalidInput, NotFound):
         raise
     except (NarrativeError, TimeoutError) as error:
@@ -148,7 +157,8 @@ async def _models(gateway: Gateway, service: str, wanted: str) -> list[common_pb
     if not service:
         return []
     try:
-        return await asyncio.wait_for(gateway.services.models(service, wanted), _ASK_S)
+        async with asyncio.timeout(_ASK_S):
+            return await gateway.services.models(service, wanted)
     except (NarrativeError, TimeoutError) as error:
         log.info("options not checked", service=service, reason=str(error))
         return []

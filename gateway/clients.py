@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,18 +108,19 @@ class Services:
             call = self._asr.Transcribe(requests(), metadata=call_metadata())
             responses = aiter(call)
             until: float | None = None
-            try:
+            with _cancelled_unless_heard(call):
                 while True:
-                    async with asyncio.timeout_at(until):
-                        response = await anext(responses, None)
+                    try:
+                        async with asyncio.timeout_at(until):
+                            response = await anext(responses, None)
+                    except TimeoutError as error:
+                        raise DeadlineExceeded(f"asr did not finish the transcription in {allowed_s:g} s") from error
                     if response is None:
                         return
                     until = until or asyncio.get_running_loop().time() + allowed_s
                     yield response
-            except TimeoutError as error:
-                raise DeadlineExceeded(f"asr did not finish the transcription in {allowed_s:g} s") from error
-            finally:
-                call.cancel()
+                    if response.WhichOneof("payload") == "summary":
+                        return
 
     async def describe(self, request: prompt_pb2.DescribeSpeakerRequest) -> prompt_pb2.DescribeSpeakerResponse:
         with rpc_errors("prompt"):
@@ -168,7 +170,7 @@ class Services:
         call = self._diffusion.GenerateImages(
             request, timeout=self._settings.diffusion_deadline_s, metadata=call_metadata()
         )
-        async for item in _drawn(call):
+        async for item in _drawn(call, request.num_images):
             yield item
 
     async def edit(
@@ -269,22 +271,44 @@ def _chunks(data: bytes) -> Iterator[bytes]:
         yield data[start : start + _CHUNK_BYTES]
 
 
-async def _drawn(call: Any) -> AsyncIterator[diffusion_pb2.Step | Drawn]:
-    """What a call that draws answers, its pictures put together; the call ends with this."""
+async def _drawn(call: Any, num_images: int = 0) -> AsyncIterator[diffusion_pb2.Step | Drawn]:
+    """What a call that draws answers, its pictures put together.
+
+    Args:
+        num_images: after so many no more is waited for; 0 where only the end of the call says that it was the last.
+    """
     parts: dict[int, bytearray] = {}
-    with rpc_errors("diffusion"):
-        try:
-            async for response in call:
-                if response.WhichOneof("payload") == "step":
-                    yield response.step
-                    continue
-                chunk = response.chunk
-                parts.setdefault(chunk.image_index, bytearray()).extend(chunk.data)
-                if chunk.last:
-                    png = bytes(parts.pop(chunk.image_index))
-                    yield Drawn(chunk.image_index, png, chunk.seed, chunk.width, chunk.height)
-        finally:
-            call.cancel()
+    drawn = 0
+    with rpc_errors("diffusion"), _cancelled_unless_heard(call):
+        async for response in call:
+            if response.WhichOneof("payload") == "step":
+                yield response.step
+                continue
+            chunk = response.chunk
+            parts.setdefault(chunk.image_index, bytearray()).extend(chunk.data)
+            if chunk.last:
+                png = bytes(parts.pop(chunk.image_index))
+                yield Drawn(chunk.image_index, png, chunk.seed, chunk.width, chunk.height)
+                drawn += 1
+                if drawn == num_images:
+                    return
+
+
+# Calls that have said all there is to hear. Their status comes a moment later, which nobody waits for; but a call that
+# is thrown away before is cancelled.
+_ending: set[Any] = set()
+
+
+@contextmanager
+def _cancelled_unless_heard(call: Any) -> Iterator[None]:
+    """Cancels a call whose answer is not heard to its last message."""
+    try:
+        yield
+    except BaseException:
+        call.cancel()
+        raise
+    _ending.add(call)
+    call.add_done_callback(_ending.discard)
 
 
 def names_of(models: Iterable[common_pb2.Model], task: "common_pb2.Task") -> set[str]:

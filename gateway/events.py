@@ -68,13 +68,18 @@ def _statement(count: int) -> sa.TextClause:
     return sa.text(
         f"""
         INSERT INTO narrative_events (narrative_id, seq, key, type, data)
-        WITH kept AS (SELECT seq, key FROM narrative_events WHERE narrative_id = CAST(:narrative_id AS VARCHAR(32)))
         SELECT
             CAST(:narrative_id AS VARCHAR(32)),
-            (SELECT coalesce(max(seq), 0) FROM kept) + row_number() OVER (ORDER BY column1),
+            (
+                SELECT coalesce(max(seq), 0) FROM narrative_events
+                WHERE narrative_id = CAST(:narrative_id AS VARCHAR(32))
+            ) + row_number() OVER (ORDER BY column1),
             column2, column3, column4
         FROM (VALUES {rows}) AS happened
-        WHERE column2 NOT IN (SELECT key FROM kept)
+        WHERE NOT EXISTS (
+            SELECT 1 FROM narrative_events
+            WHERE narrative_id = CAST(:narrative_id AS VARCHAR(32)) AND key = column2
+        )
         ON CONFLICT (narrative_id, key) DO NOTHING
         RETURNING seq, key
         """  # noqa: S608 - numbers only; what callers say goes in as parameters

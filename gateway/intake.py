@@ -1,4 +1,4 @@
-"""Uploads: streamed from the connection to disk and on to the object store, checked on the way."""
+"""Uploads: streamed from the connection to disk, looked at, and streamed on to the object store."""
 
 import asyncio
 import hashlib
@@ -15,12 +15,10 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from gateway.audio_probe import probe_audio
-from gateway.settings import GatewaySettings
 from narrative.errors import InvalidInput, InvalidParameter, PayloadTooLarge
 
 # What a form adds to its file: boundaries, headers, options.
 _FORM_BYTES = 2 * 1024**2
-_PIECE_BYTES = 1024**2
 # Starlette writes to disk what is larger.
 _AT_HAND_BYTES = MultiPartParser.spool_max_size
 
@@ -40,7 +38,7 @@ class _StrictParser(MultiPartParser):
 
 @dataclass(frozen=True)
 class Recording:
-    """An upload that passed the checks.
+    """A recording that came with a form.
 
     Attributes:
         file: lies on disk above a MiB, and goes away with the request.
@@ -52,7 +50,19 @@ class Recording:
     filename: str
     media_type: str
     size_bytes: int
-    sha256: str
+
+    async def check(self, max_duration_s: float) -> None:
+        """Raises AudioUndecodable or AudioRejected where it is not acceptable."""
+        await asyncio.to_thread(probe_audio, self.opened(), self.size_bytes, self.filename, max_duration_s)
+
+    async def sha256(self) -> str:
+        """Digest of the file, in hexadecimal."""
+        return await asyncio.to_thread(lambda: hashlib.file_digest(self.opened(), "sha256").hexdigest())  # type: ignore[arg-type]
+
+    def opened(self) -> IO[bytes]:
+        """The file at its start, for one reader at a time: what is on disk has one position."""
+        self.file.seek(0)
+        return io.BytesIO(self.content) if self.content else self.file
 
 
 @asynccontextmanager
@@ -106,28 +116,19 @@ def file_part(form: FormData, max_bytes: int) -> UploadFile:
     return upload
 
 
-async def checked_recording(form: FormData, settings: GatewaySettings) -> Recording:
-    """The part named file, read once for its digest and probed.
+def recording_part(form: FormData, max_bytes: int) -> Recording:
+    """The part named file.
 
     Raises:
-        InvalidInput: there is no such part, or it is no acceptable recording.
+        InvalidParameter: there is no such part.
         PayloadTooLarge: it is larger than the limit.
     """
-    upload = file_part(form, settings.max_upload_bytes)
+    upload = file_part(form, max_bytes)
     size_bytes = upload.size or 0
     filename = base_name(upload.filename or "")
     media_type = mimetypes.guess_type(filename)[0] or "application/octet-stream"
     content = upload.file.read() if size_bytes <= _AT_HAND_BYTES else b""
-    file = io.BytesIO(content) if content else upload.file
-    probed = asyncio.to_thread(probe_audio, file, size_bytes, filename, settings.max_duration_s)
-    if content:
-        _, digest = await asyncio.gather(probed, asyncio.to_thread(_sha256, io.BytesIO(content)))
-    else:
-        # A file on disk has one position.
-        await probed
-        digest = await asyncio.to_thread(_sha256, upload.file)
-    upload.file.seek(0)
-    return Recording(upload.file, content, filename, media_type, size_bytes, digest)
+    return Recording(upload.file, content, filename, media_type, size_bytes)
 
 
 def text_fields(form: FormData, files: Collection[str]) -> dict[str, str]:
@@ -152,14 +153,6 @@ def text_field(form: FormData, name: str, default: str = "") -> str:
     if not isinstance(value, str):
         raise InvalidParameter(f"{name} must be a text part, not a file", field=name)
     return value
-
-
-def _sha256(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    file.seek(0)
-    while piece := file.read(_PIECE_BYTES):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def base_name(filename: str) -> str:

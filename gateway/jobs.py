@@ -27,7 +27,7 @@ class BaseJob:
 
     Attributes:
         created_at_us: microseconds since 1970, UTC; finished_at_us likewise.
-        request_digest: SHA-256 of everything that was asked for.
+        request_digest: SHA-256 of everything that was asked for, to compare requests under one key.
         idempotency_digest: SHA-256 of the caller's key; None without one.
         error: RFC 9457 problem document of a job that failed.
     """

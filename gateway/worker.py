@@ -50,11 +50,12 @@ class Fresh:
     """A job of which nothing can have been done before, for it is being accepted.
 
     Attributes:
+        upload: the whole of what the caller sent along, once it is found acceptable; None where it is not at hand, or
+            no longer: it is where it is kept.
         kept: set when the job and what belongs to it are kept.
-        upload: the whole of what the caller sent along, as long as it is at hand; later it is where it is kept.
     """
 
-    upload: bytes = b""
+    upload: asyncio.Future[bytes] | None = None
     kept: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -121,23 +122,35 @@ class Worker(ABC, Generic[J]):
             task.cancel()
         await asyncio.gather(*tasks, *self._starting, return_exceptions=True)
 
-    async def accept(self, job: J, keep: Callable[[], Awaitable[None]] | None = None, upload: bytes = b"") -> J:
+    async def accept(
+        self,
+        job: J,
+        check: Callable[[], Awaitable[None]] | None = None,
+        keep: Callable[[], Awaitable[None]] | None = None,
+        upload: bytes = b"",
+    ) -> J:
         """Adds a job, or returns the one made earlier by the same request under the same key.
 
         The work begins meanwhile; where the job is not added it has ended, and nobody hears of it.
 
         Args:
-            keep: keeps what belongs to the job, before its row.
-            upload: what that is, where it is at hand.
+            check: raises where what the caller sent along is not acceptable; no work is done on that before.
+            keep: keeps it, before the job's row.
+            upload: the whole of it, where it is at hand.
 
         Raises:
             Conflict: the key was used for another request.
         """
+        fresh = Fresh()
         # Of a request with a key it is its row that says whether it is the first.
-        fresh = Fresh(upload if job.idempotency_digest is None else b"")
+        if upload and job.idempotency_digest is None:
+            fresh.upload = asyncio.get_running_loop().create_future()
         task = self._begin(job, fresh)
         try:
-            if fresh.upload:
+            if check is not None:
+                await check()
+            if fresh.upload is not None:
+                fresh.upload.set_result(upload)
                 await asyncio.sleep(_UPLOAD_FIRST_S)
             if keep is not None:
                 await keep()
@@ -145,7 +158,7 @@ class Worker(ABC, Generic[J]):
             if kept.id == job.id:
                 fresh.kept.set()
         finally:
-            fresh.upload = b""
+            fresh.upload = None
             if not fresh.kept.is_set():
                 task.cancel()
                 await asyncio.wait({task})

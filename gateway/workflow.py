@@ -112,7 +112,7 @@ class _Telling:
     async def _transcribe(self) -> dict[str, Any]:
         audio = self._objects.stream(audio_key(self._job.id), end=self._job.audio_bytes)
         if self._fresh is not None:
-            if self._fresh.upload:
+            if self._fresh.upload is not None:
                 audio = _in_one_piece(self._fresh.upload)
             else:
                 await self._fresh.kept.wait()
@@ -184,8 +184,8 @@ class _Telling:
         self._emit(f"step:{index}:{step}", "image_step", data)
 
 
-async def _in_one_piece(data: bytes) -> AsyncIterator[bytes]:
-    yield data
+async def _in_one_piece(data: Awaitable[bytes]) -> AsyncIterator[bytes]:
+    yield await data
 
 
 def _json_bytes(data: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData
 
 from gateway.admission import check_speech
-from gateway.intake import checked_recording, form_body, upload_form
+from gateway.intake import form_body, recording_part, upload_form
 from gateway.options import Language, NameOrEmpty, SpeakerOptions
 from gateway.parts import Parts
 from gateway.problems import invalid_parameter, responses
@@ -61,7 +61,8 @@ async def transcriptions(request: Request, gateway: Parts) -> Response:
     """Transcribes a recording and says who spoke; answers when it is done."""
     async with upload_form(request, gateway.settings.max_upload_bytes) as form:
         options = _options(form)
-        recording = await checked_recording(form, gateway.settings)
+        recording = recording_part(form, gateway.settings.max_upload_bytes)
+        await recording.check(gateway.settings.max_duration_s)
         model = "" if options.model == "whisper-1" else options.model
         await check_speech(gateway, model, options.language, "model")
         counted = any((options.num_speakers, options.min_speakers, options.max_speakers))
@@ -77,7 +78,7 @@ async def transcriptions(request: Request, gateway: Parts) -> Response:
             # Who spoke is not asked for, and finding out takes time.
             skip_diarization=options.response_format in ("json", "text") and not counted,
         )
-        transcript = await collect(gateway.services, asked, _pieces(recording.file))
+        transcript = await collect(gateway.services, asked, _pieces(recording.opened()))
     if not transcript["segments"]:
         raise NoSpeech(f"{recording.filename or 'the recording'}: nobody speaks in it", field="file")
     return _answer(options, transcript)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.admission import Order, admit
 from gateway.auth import require_key
-from gateway.intake import Recording, checked_recording, text_field, upload_form
+from gateway.intake import Recording, recording_part, text_field, upload_form
 from gateway.jobs import UNFINISHED, Job, timestamp
 from gateway.options import NarrativeOptions
 from gateway.paging import cursor_of, from_cursor
@@ -17,7 +17,6 @@ from gateway.parts import Gateway, NarrativeId, Parts
 from gateway.problems import invalid_parameter, responses
 from gateway.sse import AFTER_THE_LAST, event_response
 from narrative.errors import Conflict, InvalidInput, InvalidParameter
-from narrative.objects import Objects
 
 router = APIRouter(prefix="/v1/narratives", tags=["narratives"])
 
@@ -97,8 +96,8 @@ async def create(
             unknown = set(form) - {"file", "options"}
             if unknown:
                 raise InvalidParameter(f"unknown parts: {', '.join(sorted(unknown))}; there are file and options")
-            recording = await checked_recording(form, gateway.settings)
-            job = await admit(gateway, _order(recording, options, gateway.objects), caller, idempotency_key)
+            recording = recording_part(form, gateway.settings.max_upload_bytes)
+            job = await admit(gateway, _order(recording, options, gateway), caller, idempotency_key)
     else:
         job = await admit(gateway, await _uploaded_order(request, gateway), caller, idempotency_key)
     response.headers["Location"] = f"/v1/narratives/{job.id}"
@@ -190,18 +189,22 @@ def _options(text: str) -> NarrativeOptions:
         raise invalid_parameter(error, "options") from error
 
 
-def _order(recording: Recording, options: NarrativeOptions, objects: Objects) -> Order:
+def _order(recording: Recording, options: NarrativeOptions, gateway: Gateway) -> Order:
+    async def check() -> None:
+        await recording.check(gateway.settings.max_duration_s)
+
     async def store_audio(key: str) -> None:
-        await objects.put(key, recording.content or recording.file)
+        await gateway.objects.put(key, recording.content or recording.opened())
 
     return Order(
-        options,
-        recording.sha256,
-        recording.filename,
-        recording.media_type,
-        recording.size_bytes,
-        store_audio,
-        recording.content,
+        options=options,
+        filename=recording.filename,
+        media_type=recording.media_type,
+        audio_bytes=recording.size_bytes,
+        audio_digest=recording.sha256,
+        check=check,
+        store_audio=store_audio,
+        audio=recording.content,
     )
 
 
@@ -214,7 +217,20 @@ async def _uploaded_order(request: Request, gateway: Gateway) -> Order:
         raise invalid_parameter(error) from error
     meta = json.loads(await gateway.objects.get(f"{asked.object}/meta.json"))
 
+    async def audio_digest() -> str:
+        return str(meta["sha256"])
+
+    async def checked_before() -> None: ...
+
     async def store_audio(key: str) -> None:
         await gateway.objects.copy(f"{asked.object}/audio", key)
 
-    return Order(asked.options, meta["sha256"], meta["filename"], meta["media_type"], meta["size_bytes"], store_audio)
+    return Order(
+        options=asked.options,
+        filename=meta["filename"],
+        media_type=meta["media_type"],
+        audio_bytes=meta["size_bytes"],
+        audio_digest=audio_digest,
+        check=checked_before,
+        store_audio=store_audio,
+    )

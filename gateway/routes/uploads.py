@@ -6,7 +6,7 @@ import secrets
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from gateway.intake import checked_recording, form_body, upload_form
+from gateway.intake import form_body, recording_part, upload_form
 from gateway.parts import Parts
 from gateway.problems import responses
 
@@ -31,15 +31,16 @@ class Upload(BaseModel):
 async def upload(request: Request, gateway: Parts) -> Upload:
     """Keeps a recording, so that narratives can be made of it without sending it again."""
     async with upload_form(request, gateway.settings.max_upload_bytes) as form:
-        recording = await checked_recording(form, gateway.settings)
+        recording = recording_part(form, gateway.settings.max_upload_bytes)
+        await recording.check(gateway.settings.max_duration_s)
         name = f"uploads/{secrets.token_hex(16)}"
         meta = {
-            "sha256": recording.sha256,
+            "sha256": await recording.sha256(),
             "filename": recording.filename,
             "media_type": recording.media_type,
             "size_bytes": recording.size_bytes,
         }
-        await gateway.objects.put(f"{name}/audio", recording.file)
+        await gateway.objects.put(f"{name}/audio", recording.opened())
         # Written last: an upload that was cut off has no meta, and so does not exist.
         await gateway.objects.put(f"{name}/meta.json", json.dumps(meta, ensure_ascii=False).encode())
     return Upload(object=name, size_bytes=recording.size_bytes)

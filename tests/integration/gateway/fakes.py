@@ -95,6 +95,16 @@ class Script:
             self.cancelled[service] += 1
             raise
 
+    @asynccontextmanager
+    async def working(self, service: str, request: Any) -> AsyncIterator[None]:
+        """Works as an engine does: on a thread of its own, while the body tells how far it has got."""
+        work = asyncio.create_task(self.work(service, request))
+        try:
+            yield
+            await work
+        finally:
+            work.cancel()
+
 
 class FakeAsr(asr_pb2_grpc.AsrServiceServicer):
     def __init__(self, script: Script) -> None:
@@ -109,8 +119,8 @@ class FakeAsr(asr_pb2_grpc.AsrServiceServicer):
                 received += len(request.chunk)
         assert options is not None
         assert received > 0
-        yield asr_pb2.TranscribeResponse(progress=common_pb2.Progress(stage="transcription", fraction=0.5))
-        await self.script.work("asr", options)
+        async with self.script.working("asr", options):
+            yield asr_pb2.TranscribeResponse(progress=common_pb2.Progress(stage="transcription", fraction=0.5))
         for number, (speaker, text, language) in enumerate(self.script.lines):
             segment = asr_pb2.Segment(
                 id=number,
@@ -179,12 +189,12 @@ class FakeDiffusion(diffusion_pb2_grpc.DiffusionServiceServicer):
 
     async def GenerateImages(self, request: Any, context: Any) -> AsyncIterator[Any]:
         for index in range(max(1, request.num_images)):
-            for step in range(1, self.script.steps + 1):
-                done = diffusion_pb2.Step(image_index=index, step=step, num_steps=self.script.steps)
-                yield diffusion_pb2.GenerateImagesResponse(step=done)
             seed = request.seed + index if request.HasField("seed") else 7
             data = png(request.width or 8, request.height or 8, seed)
-            await self.script.work("diffusion", request)
+            async with self.script.working("diffusion", request):
+                for step in range(1, self.script.steps + 1):
+                    done = diffusion_pb2.Step(image_index=index, step=step, num_steps=self.script.steps)
+                    yield diffusion_pb2.GenerateImagesResponse(step=done)
             self.script.pictures[seed] += 1
             half = len(data) // 2
             for part, last in ((data[:half], False), (data[half:], True)):
