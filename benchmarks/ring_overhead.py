@@ -10,6 +10,7 @@ transcription, and the longest of its speakers' description and picture. All clo
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import random
@@ -28,7 +29,6 @@ from typing import Any
 import httpx
 import structlog
 
-from narrative.runtime.garbage import search_rarely
 from tests.integration.gateway.fakes import Ensemble, Script, ensemble
 
 ENGINE_S = {"asr": 2.0, "prompt": 1.0, "diffusion": 3.0}
@@ -197,7 +197,7 @@ async def measure(database: str, jobs: int, in_flight: int) -> tuple[list[Cost],
             async with ensemble(recorder) as fakes, gateway(fakes, folder, database_url, in_flight) as (port, pid):
                 await _in_flight(port, recorder, audio, in_flight, in_flight)
                 # As the services do when they are ready: this process plays four of them.
-                search_rarely()
+                gc.freeze()
                 before = {name: scheduler_ms(of) for name, of in (("gateway", pid), ("client", os.getpid()))}
                 costs = await _in_flight(port, recorder, audio, jobs, in_flight)
                 cores: dict[str, float] = {}

@@ -57,6 +57,8 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
     """
     request_digest, key_digest = "", None
     if idempotency_key:
+        # Before the digest, for which all of it is read: what is no recording may be long.
+        await order.check()
         request_digest = digest_of(order.options, await order.audio_digest())
         key_digest = digest(caller, idempotency_key)
         if (earlier := await gateway.jobs.earlier(key_digest, request_digest)) is not None:
@@ -75,7 +77,10 @@ async def admit(gateway: Gateway, order: Order, caller: str, idempotency_key: st
     )
     try:
         kept = await gateway.narrator.accept(
-            job, order.check, lambda: order.store_audio(audio_key(job.id)), order.audio
+            job,
+            None if idempotency_key else order.check,
+            lambda: order.store_audio(audio_key(job.id)),
+            order.audio,
         )
     except BaseException:
         # What is wrong with the request matters more than what is wrong with the store.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from narrative.errors import NarrativeError
-from narrative.runtime.garbage import search_rarely
 from narrative.runtime.interceptors import CallInterceptor
 from narrative.runtime.logging import configure_logging
 from narrative.runtime.metrics import MODEL_LOAD
@@ -155,7 +155,8 @@ async def _serve(service: Service, settings: ServiceSettings, tracing: bool) -> 
     await asyncio.wait({loading, stop}, return_when=asyncio.FIRST_COMPLETED)
     failure = loading.exception() if loading.done() else None
     if failure is None:
-        search_rarely()
+        # What was made so far stays: to look through it for garbage again and again would hold up calls.
+        gc.freeze()
         await stop
         # Told to stop before it was ready: how loading ends is of no interest any more.
         loading.cancel()
