@@ -1,10 +1,11 @@
 """What does the ring around the engines cost? Job time minus the engines' own time, at 100 narratives in flight.
 
-A real gateway process; engines that sleep for a fixed time behind real gRPC servers in this process, with room for
-every call, so that no engine is waited for. The engines' own time of a job is what they measured for it: the
+A real gateway process; engines that sleep behind real gRPC servers in this process, with room for every call, so that
+no engine is waited for. The engines' own time of a job is what they measured for it: the
 transcription, and the longest of its speakers' description and picture. All clocks are this process's.
 
     python -m benchmarks.ring_overhead [--database sqlite|postgresql] [--jobs 300] [--in-flight 100] [--engines-s 6]
+        [--spread 0.1]
 """
 
 import argparse
@@ -44,6 +45,8 @@ RECORDING = Path(__file__).parents[1] / "tests" / "data" / "speech" / "librivox.
 class Recorder(Script):
     """Fakes that note when each call began and ended, by the request id of its job."""
 
+    spread: float = 0.0
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
     spans: dict[str, list[tuple[str, str, float, float]]] = field(default_factory=lambda: defaultdict(list))
 
     async def work(self, service: str, request: Any = None) -> None:
@@ -51,7 +54,7 @@ class Recorder(Script):
         # Prompts begin with what the speaker said first, and so say whose picture is drawn.
         speaker = getattr(request, "speaker", "") or getattr(request, "prompt", "").split(",")[0]
         started = time.perf_counter()
-        await asyncio.sleep(ENGINE_S.get(service, 0.0))
+        await asyncio.sleep(self.delay_s.get(service, 0.0) * self.chance.uniform(1 - self.spread, 1 + self.spread))
         self.spans[request_id].append((service, speaker, started, time.perf_counter()))
 
 
@@ -188,9 +191,10 @@ def scheduler_ms(pid: int) -> tuple[float, float]:
     return ran_ns / 1e6, waited_ns / 1e6
 
 
-async def measure(database: str, jobs: int, in_flight: int) -> tuple[list[Cost], dict[str, float]]:
+async def measure(database: str, jobs: int, in_flight: int, spread: float) -> tuple[list[Cost], dict[str, float]]:
     folder = Path(tempfile.mkdtemp(prefix="ring-"))
-    recorder = Recorder(lines=[(f"SPEAKER_{n:02}", said, "en") for n, said in enumerate(said_first())], steps=4)
+    lines = [(f"SPEAKER_{n:02}", said, "en") for n, said in enumerate(said_first())]
+    recorder = Recorder(lines=lines, steps=4, delay_s=ENGINE_S, spread=spread)
     audio = form_of(RECORDING.read_bytes())
     try:
         with database_of(database, folder) as database_url:
@@ -258,10 +262,16 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--in-flight", type=int, default=100)
     parser.add_argument("--engines-s", type=float, default=6.0, help="seconds of engine time a job takes")
+    parser.add_argument(
+        "--spread",
+        type=float,
+        default=0.1,
+        help="share by which engine times vary at random; with 0 narratives that meet once meet at every stage",
+    )
     chosen = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     ENGINE_S.update({service: seconds * chosen.engines_s / 6.0 for service, seconds in ENGINE_S.items()})
-    costs, cores = asyncio.run(measure(chosen.database, chosen.jobs, chosen.in_flight))
+    costs, cores = asyncio.run(measure(chosen.database, chosen.jobs, chosen.in_flight, chosen.spread))
     report(chosen.database, chosen.in_flight, costs, cores)
 
 

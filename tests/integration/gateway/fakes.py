@@ -188,11 +188,14 @@ class FakeDiffusion(diffusion_pb2_grpc.DiffusionServiceServicer):
         return diffusion_pb2.CheckImagesResponse()
 
     async def GenerateImages(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        # As of a real engine, whose steps fill its time but for the decoding of the picture.
+        step_s = self.script.delay_s.get("diffusion", 0.0) / (self.script.steps + 1)
         for index in range(max(1, request.num_images)):
             seed = request.seed + index if request.HasField("seed") else 7
             data = png(request.width or 8, request.height or 8, seed)
             async with self.script.working("diffusion", request):
                 for step in range(1, self.script.steps + 1):
+                    await asyncio.sleep(step_s)
                     done = diffusion_pb2.Step(image_index=index, step=step, num_steps=self.script.steps)
                     yield diffusion_pb2.GenerateImagesResponse(step=done)
             self.script.pictures[seed] += 1
