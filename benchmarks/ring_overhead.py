@@ -4,7 +4,7 @@ A real gateway process; engines that sleep behind real gRPC servers in this proc
 no engine is waited for. The engines' own time of a job is what they measured for it: the
 transcription, and the longest of its speakers' description and picture. All clocks are this process's.
 
-    python -m benchmarks.ring_overhead [--database sqlite|postgresql] [--jobs 300] [--in-flight 100] [--engines-s 6]
+    python -m benchmarks.ring_overhead [--database sqlite|postgresql] [--jobs 300] [--in-flight 100] [--engines-s 24]
         [--spread 0.1]
 """
 
@@ -32,7 +32,7 @@ import structlog
 
 from tests.integration.gateway.fakes import Ensemble, Script, ensemble
 
-ENGINE_S = {"asr": 2.0, "prompt": 1.0, "diffusion": 3.0}
+ENGINE_S = {"asr": 8.0, "prompt": 4.0, "diffusion": 12.0}
 SPEAKERS = 2
 # Mean pause of a caller between two jobs, in shares of a job's time.
 PAUSE_SHARE = 0.05
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--in-flight", type=int, default=100)
-    parser.add_argument("--engines-s", type=float, default=6.0, help="seconds of engine time a job takes")
+    parser.add_argument("--engines-s", type=float, default=24.0, help="seconds of engine time a job takes")
     parser.add_argument(
         "--spread",
         type=float,
@@ -270,7 +270,8 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    ENGINE_S.update({service: seconds * chosen.engines_s / 6.0 for service, seconds in ENGINE_S.items()})
+    scale = chosen.engines_s / sum(ENGINE_S.values())
+    ENGINE_S.update({service: seconds * scale for service, seconds in ENGINE_S.items()})
     costs, cores = asyncio.run(measure(chosen.database, chosen.jobs, chosen.in_flight, chosen.spread))
     report(chosen.database, chosen.in_flight, costs, cores)
 
