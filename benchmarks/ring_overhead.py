@@ -16,7 +16,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any
 import httpx
 import structlog
 
+from narrative.ports import free_port
 from tests.integration.gateway.fakes import Ensemble, Script, ensemble
 
 ENGINE_S = {"asr": 8.0, "prompt": 4.0, "diffusion": 12.0}
@@ -155,9 +155,7 @@ def database_of(kind: str, folder: Path) -> Iterator[str]:
 @contextlib.asynccontextmanager
 async def gateway(fakes: Ensemble, folder: Path, database_url: str, in_flight: int) -> AsyncIterator[tuple[int, int]]:
     """A gateway process; yields its port and its process id."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         **{f"NARRATIVE_GATEWAY__{name.upper()}": target for name, target in fakes.targets.items()},

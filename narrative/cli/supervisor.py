@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from narrative.cli.running import STOP_TIMEOUT_S, left_behind, running_ensemble, start_time, state_file
 from narrative.errors import Conflict, ServiceUnavailable
+from narrative.ports import free_ports
 from narrative.profiles import ProcessSpec, Profile
 
 RESTART_DELAY_S, LONGEST_DELAY_S = 1.0, 30.0
@@ -59,7 +60,7 @@ class Supervisor:
         self._profile = profile
         self._state_file = state_file(data_dir)
         self._on_line = on_line
-        ports = {name: free_port() for name in profile.processes}
+        ports = dict(zip(profile.processes, free_ports(len(profile.processes)), strict=True))
         if gateway_port:
             ports["gateway"] = gateway_port
         logs = data_dir / "logs"
@@ -234,13 +235,6 @@ async def is_ready(spec: ProcessSpec, port: int) -> bool:
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def port_is_free(port: int) -> bool:

@@ -6,13 +6,13 @@ fresh interpreter (spawn) that is told its place by the variables that torch.dis
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from types import FrameType
 
 from narrative.errors import InvalidParameter
+from narrative.ports import free_port
 from services.trainer.command_line import STOPPED
 
 VARIABLE = "VIDEO_TRAIN_PROCESSES"
@@ -45,7 +45,7 @@ def run(command: Sequence[str], count: int, *, on_cpu: bool) -> int:
         KeyboardInterrupt: at the second SIGINT.
     """
     common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    common["MASTER_PORT"] = str(_free_port())
+    common["MASTER_PORT"] = str(free_port())
     if on_cpu:
         common["ACCELERATE_USE_CPU"] = "true"
     processes: list[subprocess.Popen[bytes]] = []
@@ -96,9 +96,3 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> int:
         if None not in statuses or time.monotonic() > deadline_s:
             return failed or max(filter(None, statuses), default=0)
         time.sleep(_LOOK_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

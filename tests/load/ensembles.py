@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from narrative.cli.supervisor import Supervisor
+from narrative.ports import free_ports
 from narrative.profiles import Profile, load_profile
 
 SERVICES = ("asr", "prompt", "translation", "diffusion")
@@ -50,7 +50,7 @@ async def running(kind: str, max_queued: int, fake_speed: float = 1.0) -> AsyncI
         fake_speed: how many times as fast as ``FAKE_S`` the fakes are.
     """
     profile = load_profile("embedded")
-    ports = {name: _free_port() for name in SERVICES}
+    ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     environment = dict(profile.environment)
     environment |= {f"NARRATIVE_{name.upper()}__METRICS_PORT": str(port) for name, port in ports.items()}
     environment["NARRATIVE_GATEWAY__MAX_QUEUED_NARRATIVES"] = str(max_queued)
@@ -81,10 +81,3 @@ async def running(kind: str, max_queued: int, fake_speed: float = 1.0) -> AsyncI
             yield Target(supervisor.url, metrics | {"gateway": f"{supervisor.url}/metrics"})
         finally:
             await supervisor.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from narrative.ports import free_ports
 from tests.integration.gateway.fakes import Ensemble, Script, ensemble
 
 REPLICAS = 2
@@ -100,10 +100,8 @@ async def gateways(
     """Runs two of them around fakes of the services."""
     async with ensemble(script) as fakes:
         running = Gateways(fakes, folder, database_url, settings=settings or {})
+        running.ports += free_ports(REPLICAS)
         for number in range(REPLICAS):
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                running.ports.append(probe.getsockname()[1])
             await running.start(number)
         try:
             yield running

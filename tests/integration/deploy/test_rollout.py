@@ -15,9 +15,10 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from narrative.ports import free_port
 from tests.integration.deploy.gateways import RECORDING, REPLICAS, Gateways, gateways
 from tests.integration.gateway.fakes import Script, ensemble
-from tests.integration.gateway.test_crash import environment_of, free_port, process
+from tests.integration.gateway.test_crash import environment_of, process
 
 PRE_STOP_S = 0.5
 """The manifest's ten seconds, for a Service in this process: connections handed over before are accepted by then."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,16 +13,10 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
+from narrative.ports import free_port
 from narrative.settings import CommonSettings
 from tests.integration.gateway.conftest import Api
 from tests.integration.gateway.fakes import Ensemble
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextlib.asynccontextmanager

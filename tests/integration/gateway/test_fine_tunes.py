@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
+from narrative.ports import free_port
 from narrative.runtime.server import ServiceServer
 from narrative.settings import CommonSettings
 from services.trainer.engine_process import ProcessEngine
@@ -21,7 +22,7 @@ from services.trainer.servicer import make_service
 from services.trainer.settings import TrainerSettings
 from tests.integration.gateway.conftest import Api, files_below, serving
 from tests.integration.gateway.fakes import Ensemble, png
-from tests.integration.gateway.test_crash import environment_of, free_port, process
+from tests.integration.gateway.test_crash import environment_of, process
 
 PROGRAM = Path(__file__).parents[2] / "unit" / "trainer_service" / "programs" / "training.py"
 

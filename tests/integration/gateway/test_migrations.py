@@ -17,9 +17,10 @@ from gateway.app import running
 from gateway.database import metadata, open_engine
 from gateway.migrations import VERSION_TABLE, upgrade
 from gateway.settings import GatewaySettings
+from narrative.ports import free_port
 from narrative.settings import CommonSettings
 from tests.integration.gateway.fakes import Ensemble
-from tests.integration.gateway.test_crash import environment_of, free_port, process
+from tests.integration.gateway.test_crash import environment_of, process
 
 BEFORE_REVISIONS = Path(__file__).parents[2] / "data" / "gateway" / "schema-4687e9d.sql"
 STORY = "0123456789abcdef0123456789abcdef"

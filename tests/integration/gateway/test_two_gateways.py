@@ -8,10 +8,11 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
+from narrative.ports import free_port
 from narrative.settings import CommonSettings
 from tests.integration.gateway.conftest import Api
 from tests.integration.gateway.fakes import Ensemble
-from tests.integration.gateway.test_crash import environment_of, free_port, process
+from tests.integration.gateway.test_crash import environment_of, process
 
 _KEYS = 8
 

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from narrative.cli.supervisor import free_port
+from narrative.ports import free_ports
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
@@ -51,7 +51,7 @@ async def collector() -> AsyncIterator[tuple[Collector, str]]:
 @pytest.fixture
 async def gateway_url(collector: tuple[Collector, str], tmp_path: Path) -> AsyncIterator[str]:
     """A gateway and a diffusion service with its fake engine, both traced, in processes of their own."""
-    ports = {"diffusion": free_port(), "gateway": free_port()}
+    ports = dict(zip(("diffusion", "gateway"), free_ports(2), strict=True))
     environment = os.environ | {
         "NARRATIVE_DATA_DIR": str(tmp_path),
         "NARRATIVE_OTLP_ENDPOINT": collector[1],

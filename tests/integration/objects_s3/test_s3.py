@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from narrative.ports import free_port
 from tests.integration.gateway.fakes import Ensemble, ensemble
 from tests.integration.objects_s3.door import door
 
@@ -25,13 +25,6 @@ pytestmark = [pytest.mark.s3, pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[3]
 RECORDING = (ROOT / "tests" / "data" / "speech" / "librivox.flac").read_bytes()
 BUCKET = "stories"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

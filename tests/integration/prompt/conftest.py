@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from narrative.ports import free_port
 from narrative.runtime.channel import open_channel
 from narrative.runtime.server import ServiceServer
 from narrative.v1 import prompt_pb2_grpc
@@ -22,12 +22,6 @@ from services.prompt.servicer import service
 from services.prompt.settings import PromptSettings
 
 Connect = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from narrative.errors import DeadlineExceeded, InvalidParameter, ModelNotFound, ServiceUnavailable
+from narrative.ports import free_ports
 from narrative.runtime.channel import open_channel
 from narrative.runtime.server import ServiceServer
 from narrative.runtime.triton import TritonModel
@@ -16,7 +17,7 @@ from services.translation.engine_gloss import GlossEngine
 from services.translation.engine_triton import TritonEngine
 from services.translation.servicer import make_service
 from services.translation.settings import TranslationSettings
-from tests.integration.triton.triton_server import TritonServer, free_ports
+from tests.integration.triton.triton_server import TritonServer
 
 
 @pytest.fixture
