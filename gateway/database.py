@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -30,6 +32,7 @@ _SQLITE_PRAGMAS = (
     "wal_autocheckpoint=0",
 )
 _CHECKPOINT_EVERY_S = 2.0
+_JOURNAL_S = 5.0
 # DBOS's threads and ours; those that only read do not wait for those that write.
 _SQLITE_CONNECTIONS = 6
 _CHANGE = re.compile(r"\s*(BEGIN|INSERT|UPDATE|DELETE|REPLACE|WITH|CREATE|ALTER|DROP)\b", re.IGNORECASE)
@@ -106,10 +109,24 @@ def open_engine(url: str, pool_size: int) -> sa.Engine:
     def configure(connection: Any, _: Any) -> None:
         connection.isolation_level = "IMMEDIATE"
         for pragma in _SQLITE_PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
+            _set_patiently(connection, pragma)
 
     _one_writer_at_a_time(engine)
     return engine
+
+
+def _set_patiently(connection: Any, pragma: str) -> None:
+    """Sets it; where several open a new database at once, its journal cannot change, and busy_timeout is no help."""
+    until = time.monotonic() + _JOURNAL_S
+    while True:
+        try:
+            connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _one_writer_at_a_time(engine: sa.Engine) -> None:

@@ -1,5 +1,6 @@
 """Bytes, in a folder or in S3-compatible storage."""
 
+import asyncio
 import atexit
 import errno
 import time
@@ -23,6 +24,7 @@ _LISTED_AT_ONCE = 500
 _MAX_RETRIES = 3
 _RETRY_TIMEOUT = timedelta(seconds=20)
 RETRY_AFTER_S = 1.0
+_LAST_WRITE_S = 1.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # How obstore tells of a full disk, an exhausted quota and a full S3 server.
 _FULL = (*(f"(os error {number})" for number in NO_ROOM), "507 Insufficient Storage")
@@ -59,7 +61,13 @@ class Objects:
 
     async def put(self, key: str, data: bytes | IO[bytes]) -> None:
         with _translated():
-            await obstore.put_async(self._store, key, data)
+            write = asyncio.ensure_future(obstore.put_async(self._store, key, data))
+            try:
+                await asyncio.shield(write)
+            except asyncio.CancelledError:
+                # It goes on, on a thread: who removes what was written meanwhile must find it.
+                await asyncio.wait({write}, timeout=_LAST_WRITE_S)
+                raise
 
     async def copy(self, source: str, target: str) -> None:
         """Raises NotFound where there is no source."""
