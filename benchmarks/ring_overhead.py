@@ -1,8 +1,8 @@
 """What does the ring around the engines cost? Job time minus the engines' own time, at 100 narratives in flight.
 
 A real gateway process; engines that sleep behind real gRPC servers in this process, with room for every call, so that
-no engine is waited for. The engines' own time of a job is what they measured for it: the
-transcription, and the longest of its speakers' description and picture. All clocks are this process's.
+no engine is waited for. The engines' own time of a job is what they measured for it: the transcription, and the longest
+of its speakers' description and picture. All clocks are this process's.
 
     python -m benchmarks.ring_overhead [--database sqlite|postgresql] [--jobs 300] [--in-flight 100] [--engines-s 24]
         [--spread 0.1]

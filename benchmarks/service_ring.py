@@ -10,12 +10,12 @@ import argparse
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from benchmarks.ring_overhead import percentile
+from narrative.ports import free_port
 from narrative.runtime.channel import open_channel
 from narrative.v1 import prompt_pb2, prompt_pb2_grpc
 from services.prompt.engine import Line
@@ -28,9 +28,7 @@ SAID = "An old lighthouse stands above the foggy harbour."
 @contextlib.asynccontextmanager
 async def server(engine_s: float) -> AsyncIterator[str]:
     """The prompt service as a process of its own; yields its address once it is ready."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "NARRATIVE_PROMPT__ENGINE": "fake",

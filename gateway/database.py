@@ -121,12 +121,12 @@ def _set_patiently(connection: Any, pragma: str) -> None:
     while True:
         try:
             connection.execute(f"PRAGMA {pragma}")
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
-        else:
             return
+        except sqlite3.OperationalError as error:
+            # Its upper bits say more about the reason.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(0.02)
 
 
 def _one_writer_at_a_time(engine: sa.Engine) -> None:

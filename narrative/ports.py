@@ -19,15 +19,15 @@ def free_ports(count: int) -> list[int]:
     """
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
-        if len(found) == count:
-            return found
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found.append(port)
+        if len(found) == count:
+            return found
     raise ServiceUnavailable(f"no {count} ports from {_PORTS.start} to {_PORTS.stop - 1} are free")
 
 
 def free_port() -> int:
-    """As ``free_ports``, one."""
+    """One such port; see ``free_ports``."""
     (port,) = free_ports(1)
     return port

@@ -4,11 +4,9 @@ Each test lays out the build context, runs the RUN lines of the install stage in
 entry point with the image's environment, and waits until the image's own health check is content.
 """
 
-import contextlib
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from narrative.ports import free_ports
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "deploy"))
 from dockerfile import ROOT, Stage, images, stages
@@ -99,14 +99,6 @@ def run_line(command: str, source: Path, environment: Path) -> None:
         env={**os.environ, "VARIANT": "cpu", "PIP_NO_CACHE_DIR": "0"},
     )  # fmt: skip
     assert done.returncode == 0, f"{moved}\n{done.stderr[-2000:]}"
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def as_user(command: list[str], variables: dict[str, str], environment: Path) -> "subprocess.Popen[bytes]":

@@ -1,6 +1,8 @@
 """What an object store says when it cannot do what it is asked for. Folders are files, not sockets."""
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +73,24 @@ async def test_several_may_delete_the_same_folder(objects: Objects) -> None:
     await asyncio.gather(*(objects.delete_folder("stories") for _ in range(4)))
 
     assert [key async for key in objects.keys("stories")] == []
+
+
+async def test_a_write_that_is_given_up_has_ended_before_anything_is_removed(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def write() -> None:
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+
+    monkeypatch.setattr(obstore, "put_async", lambda *_: asyncio.get_running_loop().run_in_executor(None, write))
+    putting = asyncio.create_task(objects.put("k", b"x"))
+    await asyncio.to_thread(begun.wait)
+
+    putting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    assert ended.is_set()

@@ -29,9 +29,11 @@ def test_no_connection_can_be_given_one_meanwhile() -> None:
 
 
 def test_one_that_is_taken_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setattr(narrative.ports, "_PORTS", range(port, port + 1))
     with socket.socket() as server:
-        (port,) = free_ports(1)
         server.bind(("127.0.0.1", port))
-        monkeypatch.setattr(narrative.ports, "_PORTS", range(port, port + 1))
-        with pytest.raises(ServiceUnavailable):
+        with pytest.raises(ServiceUnavailable, match="no 1 ports"):
             free_ports(1)
+
+    assert free_ports(1) == [port]
